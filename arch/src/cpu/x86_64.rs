@@ -1,0 +1,47 @@
+//! x86-64: CR3, CR4 and `invlpg`.
+
+#![expect(unsafe_code, reason = "privileged registers, and the prefetch hint")]
+
+use crate::addr::VirtAddr;
+use crate::format::FormatError;
+use crate::format::x86_64::X86_64;
+
+/// Proof that the caller runs on x86-64 at privilege level 0.
+#[derive(Clone, Copy, Debug)]
+pub struct X86Cpu(());
+
+impl X86Cpu {
+    /// Takes the caller's word for it.
+    ///
+    /// # Safety
+    /// The code runs at privilege level 0 in long mode, for as long as the token is used.
+    #[must_use]
+    pub const unsafe fn assume() -> Self {
+        Self(())
+    }
+
+    /// The live page-table root and its format: CR3, and CR4.LA57 for the number of levels.
+    /// `phys_bits` is the physical width that CPUID reports.
+    ///
+    /// # Errors
+    /// [`FormatError::PhysBits`], [`FormatError::Root`].
+    pub fn live(self, phys_bits: u8) -> Result<(X86_64, crate::format::Table), FormatError> {
+        use ::x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
+        let levels = if Cr4::read().contains(Cr4Flags::L5_PAGING) { 5 } else { 4 };
+        let format = X86_64::new(levels, phys_bits)?;
+        let root = format.root(Cr3::read_raw().0.start_address().as_u64())?;
+        Ok((format, root))
+    }
+
+    /// Drops this CPU's translations of the page that holds `va`.
+    pub fn invalidate(self, va: VirtAddr) {
+        ::x86_64::instructions::tlb::flush(::x86_64::VirtAddr::new_truncate(va.raw()));
+    }
+}
+
+#[inline(always)]
+pub(super) fn prefetch<T>(word: &T) {
+    use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+    // SAFETY: a prefetch has no architectural effect and cannot fault, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_ET0>(core::ptr::from_ref(word).cast()) }
+}

@@ -1,0 +1,188 @@
+//! What a page-table format is.
+//!
+//! Geometry travels with the table, not with the format: s390 has tables of 11 and of 8 index
+//! bits, POWER radix writes the next table's width into each directory entry, and a 16 KiB granule
+//! with 48-bit addresses starts with a one-bit level. So [`Table`] says how wide it is, `decode`
+//! gets the table an entry was found in, and a walker assumes nothing about levels.
+
+use crate::addr::{AddrRange, PageShift, PhysAddr, VirtAddr};
+use crate::rights::Rights;
+
+pub mod x86_64;
+
+/// The most levels that any format has; a walker's stack is this deep.
+pub const MAX_LEVELS: usize = 6;
+
+/// One table in memory and its geometry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Table {
+    /// Physical address of entry 0.
+    pub base: PhysAddr,
+    /// What one entry maps.
+    pub shift: PageShift,
+    /// Address bits that index it: the table would be full with `1 << bits` entries.
+    pub bits: u8,
+    /// First entry that exists.
+    pub first: u16,
+    /// Last entry that exists.
+    pub last: u16,
+}
+
+impl Table {
+    /// The index of `va` in this table, whether or not such an entry exists.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to at most 16 bits")]
+    pub const fn index(&self, va: VirtAddr) -> u16 {
+        ((va.raw() >> self.shift.raw()) & ((1 << self.bits) - 1)) as u16
+    }
+
+    /// Whether an entry with this index exists.
+    #[must_use]
+    pub const fn has(&self, index: u16) -> bool {
+        self.first <= index && index <= self.last
+    }
+
+    /// Entries that a view of the table needs, from entry 0 to the last one.
+    #[must_use]
+    pub const fn entries(&self) -> usize {
+        self.last as usize + 1
+    }
+}
+
+/// What an entry says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// Nothing is mapped; the other bits are the owner's (a swap slot, an inverted frame number).
+    Absent,
+    /// The next table, and the most that anything below may grant.
+    Table(Table, Rights),
+    /// A page.
+    Leaf(Leaf),
+    /// A reserved bit is set, or a leaf stands where there can be none.
+    Malformed,
+}
+
+/// A mapped page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// First byte of the page.
+    pub addr: PhysAddr,
+    /// Size of the page.
+    pub shift: PageShift,
+    /// What this entry grants.
+    pub rights: Rights,
+    /// Marks that hardware keeps.
+    pub flags: LeafFlags,
+    /// The memory-type index, in the format's own numbering (x86: the PAT index, 0 to 7).
+    pub memory: u8,
+}
+
+bitflags::bitflags! {
+    /// Marks of a leaf beside rights.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct LeafFlags: u8 {
+        /// The CPU used the page.
+        const ACCESSED = 1;
+        /// The CPU wrote to the page.
+        const DIRTY = 2;
+        /// The translation is not tied to an address space.
+        const GLOBAL = 4;
+        /// The memory is encrypted: the format's configured encryption bit is set.
+        const ENCRYPTED = 8;
+    }
+}
+
+/// A page-table format: pure functions on entry values.
+///
+/// An entry is a `u64` in host order; whoever loads it converts once, see
+/// [`big_endian`](Self::big_endian). A format of your own works like the built-in ones.
+pub trait PageFormat: Copy {
+    /// Name for people, such as `x86_64`.
+    fn name(&self) -> &'static str;
+
+    /// Whether entries stand in memory most significant byte first.
+    fn big_endian(&self) -> bool;
+
+    /// The base page size.
+    fn base(&self) -> PageShift;
+
+    /// Whether every address of the range can be translated at all (on x86: is canonical, and on
+    /// one side of the hole).
+    fn valid(&self, range: &AddrRange) -> bool;
+
+    /// What the entry `raw`, found in table `at`, says.
+    ///
+    /// Total: every `raw` and every table give an answer. A [`Entry::Table`] always has a smaller
+    /// `shift` than `at`, so a walk ends whatever the tables hold.
+    fn decode(&self, at: &Table, raw: u64) -> Entry;
+
+    /// The entry value for table `at` that decodes to `entry`.
+    ///
+    /// # Errors
+    /// [`EncodeError`] where the format cannot say it.
+    fn encode(&self, at: &Table, entry: Entry) -> Result<u64, EncodeError>;
+
+    /// Bits of a leaf that hardware may set by itself while the mapping stays the same (accessed,
+    /// dirty). A re-check ignores them.
+    fn volatile_bits(&self) -> u64;
+}
+
+/// Why a format's configuration or root register was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The number of levels is not one the format has.
+    #[error("{levels} levels are not supported")]
+    Levels {
+        /// As given.
+        levels: u8,
+    },
+    /// The physical address width is outside what the format can hold.
+    #[error("a physical address width of {bits} bits is not supported")]
+    PhysBits {
+        /// As given.
+        bits: u8,
+    },
+    /// The encryption mask is no single address bit.
+    #[error("{mask:#x} is not a usable encryption bit")]
+    EncryptionMask {
+        /// As given.
+        mask: u64,
+    },
+    /// The root register has reserved bits set.
+    #[error("root register {raw:#x} has reserved bits set")]
+    Root {
+        /// As given.
+        raw: u64,
+    },
+}
+
+/// Why an entry cannot be written in a format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// The address does not fit the physical width or is not aligned to the page or table.
+    #[error("{addr} is misaligned or too wide")]
+    Address {
+        /// The address as given.
+        addr: PhysAddr,
+    },
+    /// No leaf of this size exists at this level, or the next table's geometry is not the format's.
+    #[error("no entry of size {shift:?} at this level")]
+    Size {
+        /// The size as given.
+        shift: PageShift,
+    },
+    /// The format cannot express these rights.
+    #[error("{rights:?} cannot be expressed")]
+    Rights {
+        /// The rights as given.
+        rights: Rights,
+    },
+    /// The format cannot express the flags or the memory type.
+    #[error("the flags or the memory type cannot be expressed")]
+    Attributes,
+    /// [`Entry::Malformed`] has no value.
+    #[error("a malformed entry has no encoding")]
+    Malformed,
+}

@@ -1,0 +1,46 @@
+//! What the hardware's page tables look like, as values.
+//!
+//! A *format* ([`PageFormat`]) is a small `Copy` value that carries its configuration (levels,
+//! physical width, encryption bit) and has pure functions on `u64`. It touches no memory and no
+//! CPU, so every format is compiled and tested on every host. Whoever walks a table loads an
+//! entry, hands it to [`PageFormat::decode`] and gets an [`Entry`].
+//!
+//! | format | module | levels | leaves |
+//! |---|---|---|---|
+//! | [`X86_64`] | `format/x86_64.rs` | 4, 5 | 4 KiB, 2 MiB, 1 GiB |
+//!
+//! ```
+//! use pinfold_arch::{Entry, PageFormat, PhysAddr, X86_64};
+//!
+//! let format = X86_64::new(4, 46)?;
+//! let root = format.root(0x1000)?;
+//! // A present, writable, user entry of the root table points to the next table at 0x2000.
+//! let Entry::Table(next, _) = format.decode(&root, 0x2007) else { panic!() };
+//! assert_eq!(next.base, PhysAddr::new(0x2000));
+//! assert_eq!(next.shift.raw(), 30);
+//! # Ok::<(), pinfold_arch::FormatError>(())
+//! ```
+//!
+//! The modules, each using only those above it: [`addr`], [`rights`], [`format`](mod@format), [`cpu`].
+
+#![no_std]
+#![warn(clippy::missing_errors_doc, clippy::cast_possible_truncation)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[cfg(test)]
+extern crate std;
+
+#[cfg(not(all(target_pointer_width = "64", target_has_atomic = "64")))]
+compile_error!("pinfold needs a 64-bit target with 64-bit atomics");
+
+pub mod addr;
+pub mod rights;
+
+pub mod format;
+
+pub mod cpu;
+
+pub use addr::{AddrRange, Order, PageCount, PageShift, Pfn, PhysAddr, VirtAddr};
+pub use format::x86_64::X86_64;
+pub use format::{EncodeError, Entry, FormatError, Leaf, LeafFlags, PageFormat, Table};
+pub use rights::{Access, Rights};
