@@ -1,0 +1,109 @@
+//! The tools that tiers need, how to see that one is there, and where it comes from.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::command::command;
+
+/// How to see that a tool is there.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// This program runs with these arguments.
+    Runs(&'static str, &'static [&'static str]),
+    /// This file exists.
+    File(&'static str),
+}
+
+/// Where a tool comes from.
+#[derive(Debug)]
+pub(crate) enum From {
+    /// A package of Debian.
+    Debian(&'static str),
+    /// `cargo install`: crate and version.
+    Crate(&'static str, &'static str),
+    /// Nothing that setup could install; the text says what to do.
+    Hand(&'static str),
+}
+
+/// A tool that a tier cannot do without.
+#[derive(Debug)]
+pub(crate) struct Need {
+    pub(crate) name: &'static str,
+    pub(crate) probe: Probe,
+    pub(crate) from: From,
+}
+
+impl Need {
+    const fn debian(name: &'static str, package: &'static str) -> Self {
+        Self { name, probe: Probe::Runs(name, &["--version"]), from: From::Debian(package) }
+    }
+
+    pub(crate) fn present(&self) -> bool {
+        match self.probe {
+            Probe::File(path) => Path::new(path).exists(),
+            Probe::Runs(program, args) => command(program, args)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success()),
+        }
+    }
+
+    /// One line: what is missing and what brings it.
+    pub(crate) fn missing(&self) -> String {
+        match self.from {
+            From::Debian(package) => format!("{} is missing (Debian package {package})", self.name),
+            From::Crate(name, version) => {
+                format!("{} is missing (cargo install --locked {name}@{version})", self.name)
+            }
+            From::Hand(what) => format!("{} is missing ({what})", self.name),
+        }
+    }
+}
+
+pub(crate) const RUSTFMT: Need = Need {
+    name: "rustfmt",
+    probe: Probe::Runs("cargo", &["fmt", "--version"]),
+    from: From::Hand("rustup component add rustfmt"),
+};
+
+pub(crate) const CLIPPY: Need = Need {
+    name: "clippy",
+    probe: Probe::Runs("cargo", &["clippy", "--version"]),
+    from: From::Hand("rustup component add clippy"),
+};
+
+/// Not in any tier's list: without it `cargo test` runs the same tests.
+pub(crate) const NEXTEST: Need = Need {
+    name: "cargo-nextest",
+    probe: Probe::Runs("cargo", &["nextest", "--version"]),
+    from: From::Crate("cargo-nextest", "0.9.151"),
+};
+
+/// libfuzzer-sys compiles C++ in its build script.
+pub(crate) const CXX: Need = Need::debian("c++", "g++");
+pub(crate) const CC: Need = Need::debian("cc", "gcc");
+pub(crate) const LIBC: Need = Need {
+    name: "the C library's headers",
+    probe: Probe::File("/usr/include/stdio.h"),
+    from: From::Debian("libc6-dev"),
+};
+pub(crate) const VALGRIND: Need = Need::debian("valgrind", "valgrind");
+
+pub(crate) const NIGHTLY: Need = Need {
+    name: "nightly Rust",
+    probe: Probe::Runs("rustup", &["run", "nightly", "rustc", "--version"]),
+    from: From::Hand("rustup toolchain install nightly"),
+};
+
+pub(crate) const CARGO_FUZZ: Need = Need {
+    name: "cargo-fuzz",
+    probe: Probe::Runs("cargo", &["fuzz", "--version"]),
+    from: From::Crate("cargo-fuzz", "0.13.2"),
+};
+
+pub(crate) const CARGO_DENY: Need = Need {
+    name: "cargo-deny",
+    probe: Probe::Runs("cargo", &["deny", "--version"]),
+    from: From::Crate("cargo-deny", "0.20.2"),
+};

@@ -1,0 +1,166 @@
+//! The test tiers: what they are, which ones a command line means, running them one by one.
+
+mod extra;
+mod hosted;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::counts::Counts;
+use crate::need::{self, Need};
+use crate::report::{self, Row};
+
+/// What a tier comes to: its tests, or why it stopped.
+pub(crate) type Outcome = Result<Counts, Stop>;
+
+/// Why a tier did not pass.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Failed { counts: Counts, why: String },
+    Skipped(String),
+}
+
+/// A set of checks that stands or falls together.
+#[derive(Debug)]
+pub(crate) struct Tier {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    /// From a clean tree on two cores.
+    pub(crate) minutes: &'static str,
+    pub(crate) needs: &'static [&'static Need],
+    run: fn() -> Outcome,
+}
+
+impl Tier {
+    const fn new(
+        name: &'static str,
+        what: &'static str,
+        minutes: &'static str,
+        needs: &'static [&'static Need],
+        run: fn() -> Outcome,
+    ) -> Self {
+        Self { name, what, minutes, needs, run }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.needs.iter().find(|need| !need.present()) {
+            Some(need) => Err(Stop::Skipped(need.missing())),
+            None => (self.run)(),
+        }
+    }
+}
+
+/// Plain `cargo xtask test`: stable Rust is enough. What fails soonest comes first.
+pub(crate) const HOSTED: &[Tier] = &[
+    Tier::new("fmt", "rustfmt agrees", "0.1", &[&need::RUSTFMT], hosted::fmt),
+    Tier::new("clippy", "no warning, all targets", "0.5", &[&need::CLIPPY], hosted::clippy),
+    Tier::new("test", "unit and integration tests", "1", &[], hosted::test),
+    Tier::new("doctest", "examples in the docs", "0.5", &[], hosted::doctest),
+    Tier::new("doc", "the docs build without warning", "0.3", &[], hosted::doc),
+    Tier::new("example", "the pin_guest example ends well", "0.3", &[], hosted::example),
+    Tier::new("fuzz-build", "fuzz targets compile", "0.2", &[&need::CXX], hosted::fuzz_build),
+    Tier::new("no-std", "the C library without std", "0.2", &[], hosted::no_std),
+];
+
+/// What `test all` adds.
+pub(crate) const EXTRA: &[Tier] = &[
+    Tier::new("loom", "every interleaving of the small races", "1", &[], extra::loom),
+    Tier::new(
+        "c",
+        "C tests that need a tool, such as valgrind",
+        "0.5",
+        &[&need::CC, &need::LIBC, &need::VALGRIND],
+        extra::c,
+    ),
+    Tier::new(
+        "fuzz",
+        "each fuzz target for 20000 runs",
+        "4",
+        &[&need::NIGHTLY, &need::CARGO_FUZZ, &need::CXX],
+        extra::fuzz,
+    ),
+    Tier::new("deny", "licences, bans, sources", "0.1", &[&need::CARGO_DENY], extra::deny),
+    Tier::new("package", "what would be published builds", "1", &[], extra::package),
+    Tier::new("bench", "the benches run, briefly", "1", &[], extra::bench),
+];
+
+pub(crate) fn every() -> impl Iterator<Item = &'static Tier> {
+    HOSTED.iter().chain(EXTRA)
+}
+
+/// `cargo xtask test ARGS`.
+pub(crate) fn run(args: &[String]) -> ExitCode {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match choose(&args) {
+        Ok(tiers) => run_all(&tiers),
+        Err(Choice::List) => {
+            report::list();
+            ExitCode::SUCCESS
+        }
+        Err(Choice::Unknown(name)) => {
+            let code = crate::usage(&format!("there is no tier `{name}`"));
+            report::list();
+            code
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Choice<'a> {
+    List,
+    Unknown(&'a str),
+}
+
+fn choose<'a>(args: &[&'a str]) -> Result<Vec<&'static Tier>, Choice<'a>> {
+    let known =
+        |&name: &&'a str| every().find(|tier| tier.name == name).ok_or(Choice::Unknown(name));
+    match args {
+        [] => Ok(HOSTED.iter().collect()),
+        ["all"] => Ok(every().collect()),
+        ["--list"] => Err(Choice::List),
+        names => names.iter().map(known).collect(),
+    }
+}
+
+fn run_all(tiers: &[&'static Tier]) -> ExitCode {
+    let mut rows = Vec::with_capacity(tiers.len());
+    for &tier in tiers {
+        println!("== {}: {}", tier.name, tier.what);
+        let start = Instant::now();
+        let outcome = tier.outcome();
+        let row = Row { tier, outcome, took: start.elapsed() };
+        println!("   {}", row.line());
+        rows.push(row);
+    }
+    report::summary(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Choice, EXTRA, HOSTED, choose, every};
+
+    fn names(args: &[&str]) -> Vec<&'static str> {
+        choose(args).expect("a choice of tiers").iter().map(|tier| tier.name).collect()
+    }
+
+    #[test]
+    fn nothing_means_hosted_and_all_means_all() {
+        assert!(names(&[]).contains(&"clippy"));
+        assert!(!names(&[]).contains(&"fuzz"));
+        assert_eq!(names(&["all"]).len(), HOSTED.len() + EXTRA.len());
+    }
+
+    #[test]
+    fn tiers_by_name() {
+        assert_eq!(names(&["loom", "fmt"]), ["loom", "fmt"]);
+        assert_eq!(choose(&["fmt", "nope"]).err(), Some(Choice::Unknown("nope")));
+        assert_eq!(choose(&["--list"]).err(), Some(Choice::List));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for tier in every() {
+            assert_eq!(every().filter(|other| other.name == tier.name).count(), 1, "{}", tier.name);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The tiers that need more than stable Rust, or more patience.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Outcome, Stop};
+use crate::command::{Show, check, command, root};
+use crate::counts::Counts;
+use crate::need::NEXTEST;
+
+/// In a target directory of its own: the flag would rebuild everything else each time.
+pub(super) fn loom() -> Outcome {
+    let mut test = command("cargo", &["test", "--release", "--package", "pinfold"]);
+    test.args(["--test", "loom", "--target-dir", "target/loom"]).env("RUSTFLAGS", "--cfg loom");
+    check(test, Show::OnFailure)
+}
+
+/// The tests of the C library that are ignored elsewhere, because they need a tool.
+pub(super) fn c() -> Outcome {
+    let args: &[&str] = if NEXTEST.present() {
+        &["nextest", "run", "--package", "pinfold-ffi", "--run-ignored", "only", "--no-tests=pass"]
+    } else {
+        &["test", "--package", "pinfold-ffi", "--tests", "--", "--ignored"]
+    };
+    let ran = check(command("cargo", args), Show::Always)?;
+    if ran.passed == 0 {
+        return Err(Stop::Skipped("no C test needs a tool so far".to_owned()));
+    }
+    // The `test` tier counted them as skipped.
+    Ok(Counts { skipped: -ran.passed, ..ran })
+}
+
+/// A count of runs, so that every machine does the same; the time is only a guard.
+pub(super) fn fuzz() -> Outcome {
+    for target in fuzz_targets().map_err(failed("fuzz/fuzz_targets"))? {
+        println!("   {target}");
+        let corpus = scratch_corpus(&target).map_err(failed("corpus"))?;
+        let mut run = command("rustup", &["run", "nightly", "cargo", "fuzz", "run"]);
+        run.args(["--target-dir", "target/fuzz", &target]).arg(&corpus);
+        run.args(["--", "-runs=20000", "-max_total_time=120", "-timeout=20", "-max_len=4096"]);
+        check(run, Show::OnFailure)?;
+    }
+    Ok(Counts::default())
+}
+
+pub(super) fn deny() -> Outcome {
+    let args = ["deny", "check", "bans", "licenses", "sources"];
+    check(command("cargo", &args), Show::OnFailure)
+}
+
+/// Builds each package from what would be uploaded, so that a missing file shows.
+pub(super) fn package() -> Outcome {
+    let args = ["publish", "--workspace", "--dry-run", "--allow-dirty"];
+    check(command("cargo", &args), Show::OnFailure)
+}
+
+/// Short: whether they run and their own assertions hold, not their figures.
+pub(super) fn bench() -> Outcome {
+    let args = ["bench", "--package", "pinfold-benches", "--bench", "*", "--", "--quick"];
+    check(command("cargo", &args), Show::OnFailure)
+}
+
+fn fuzz_targets() -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root().join("fuzz/fuzz_targets"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A fresh copy of the seeds: the fuzzer writes what it finds into its corpus.
+fn scratch_corpus(target: &str) -> io::Result<PathBuf> {
+    let scratch = root().join("target/fuzz-corpus").join(target);
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch)?;
+    let seeds = root().join("fuzz/corpus").join(target);
+    if seeds.exists() {
+        copy_files(&seeds, &scratch)?;
+    }
+    Ok(scratch)
+}
+
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> Stop {
+    move |error| Stop::Failed { counts: Counts::default(), why: format!("{what}: {error}") }
+}
