@@ -10,20 +10,24 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Adds up every summary line of cargo-nextest and of `cargo test` in `output`.
+    /// What the summary of cargo-nextest says; without one, the sum of what `cargo test` says for
+    /// each test program.
     pub(crate) fn read(output: &str) -> Self {
+        // Nextest shows what a failed test printed, and that looks like `cargo test`.
+        if let Some(counts) = output.lines().rev().find_map(Self::nextest) {
+            return counts;
+        }
         let mut sum = Self::default();
-        for line in output.lines().map(str::trim) {
-            if line.starts_with("Summary [") {
-                if let Some((_, results)) = line.split_once(" run: ") {
-                    sum.add(Self::items(&without_remarks(results), ','));
-                }
-            } else if let Some(results) = line.strip_prefix("test result: ") {
-                let results = results.split_once(". ").map_or(results, |(_, rest)| rest);
-                sum.add(Self::items(results, ';'));
-            }
+        for results in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
+            let results = results.split_once(". ").map_or(results, |(_, rest)| rest);
+            sum.add(Self::items(results, ';'));
         }
         sum
+    }
+
+    fn nextest(line: &str) -> Option<Self> {
+        let (_, results) = line.trim().strip_prefix("Summary [")?.split_once(" run: ")?;
+        Some(Self::items(&without_remarks(results), ','))
     }
 
     pub(crate) fn add(&mut self, other: Self) {
@@ -71,7 +75,8 @@ mod tests {
     #[test]
     fn nextest() {
         let output = "\
-            PASS [   0.01s] a b\n\
+            FAIL [   0.01s] a b\n\
+            \x20   test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 9 filtered out\n\
             \x20    Summary [   0.123s] 47/50 tests run: 44 passed (1 slow, 1 leaky), 1 failed, 2 timed out, 3 skipped\n";
         assert_eq!(Counts::read(output), Counts { passed: 44, failed: 3, skipped: 3 });
         let one = "     Summary [   0.001s] 1 test run: 1 passed, 0 skipped\n";

@@ -19,13 +19,13 @@ pub(super) fn test() -> Outcome {
         &["nextest", "run"]
     } else {
         println!("   with `cargo test`: {}", NEXTEST.missing());
-        &["test", "--tests"]
+        &["test", "--tests", "--no-fail-fast"]
     };
     check(command("cargo", runner), Show::Always)
 }
 
 pub(super) fn doctest() -> Outcome {
-    check(command("cargo", &["test", "--doc"]), Show::OnFailure)
+    check(command("cargo", &["test", "--doc", "--no-fail-fast"]), Show::OnFailure)
 }
 
 pub(super) fn doc() -> Outcome {
