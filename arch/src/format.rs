@@ -20,7 +20,8 @@ pub struct Table {
     pub base: PhysAddr,
     /// What one entry maps.
     pub shift: PageShift,
-    /// Address bits that index it: the table would be full with `1 << bits` entries.
+    /// Address bits that index it: the table would be full with `1 << bits` entries. No format has
+    /// more than 16; a larger value counts as 16.
     pub bits: u8,
     /// First entry that exists.
     pub first: u16,
@@ -33,7 +34,8 @@ impl Table {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "masked to at most 16 bits")]
     pub const fn index(&self, va: VirtAddr) -> u16 {
-        ((va.raw() >> self.shift.raw()) & ((1 << self.bits) - 1)) as u16
+        let bits = if self.bits < 16 { self.bits } else { 16 };
+        ((va.raw() >> self.shift.raw()) & ((1 << bits) - 1)) as u16
     }
 
     /// Whether an entry with this index exists.

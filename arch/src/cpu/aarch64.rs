@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "the token vouches for the exception level")]
 
-use aarch64_cpu::registers::{Readable, TTBR0_EL1};
+use aarch64_cpu::registers::TTBR0_EL1;
 
 use crate::addr::PhysAddr;
 
@@ -20,7 +20,8 @@ impl Aarch64Cpu {
         Self(())
     }
 
-    /// The base of the table that translates the lower half of the address space.
+    /// The base of the table that translates the lower half of the address space, where physical
+    /// addresses have at most 48 bits (with 52 the register keeps bits 51:48 at its low end).
     #[must_use]
     pub fn lower_root(self) -> PhysAddr {
         PhysAddr::new(TTBR0_EL1.get_baddr())

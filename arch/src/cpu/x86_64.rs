@@ -1,4 +1,4 @@
-//! x86-64: CR3, CR4 and `invlpg`.
+//! x86-64: CR3, CR4, EFER and `invlpg`.
 
 #![expect(unsafe_code, reason = "privileged registers, and the prefetch hint")]
 
@@ -20,15 +20,20 @@ impl X86Cpu {
         Self(())
     }
 
-    /// The live page-table root and its format: CR3, and CR4.LA57 for the number of levels.
+    /// The live page-table root and its format: CR3, CR4.LA57 for the number of levels, EFER.NXE.
     /// `phys_bits` is the physical width that CPUID reports.
+    ///
+    /// Not for a CPU with memory encryption in use, where CR3 may hold the encryption bit: build the
+    /// format by hand there, with [`X86_64::with_encryption`] before [`X86_64::root`].
     ///
     /// # Errors
     /// [`FormatError::PhysBits`], [`FormatError::Root`].
     pub fn live(self, phys_bits: u8) -> Result<(X86_64, crate::format::Table), FormatError> {
         use ::x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
+        use ::x86_64::registers::model_specific::{Efer, EferFlags};
         let levels = if Cr4::read().contains(Cr4Flags::L5_PAGING) { 5 } else { 4 };
-        let format = X86_64::new(levels, phys_bits)?;
+        let no_execute = Efer::read().contains(EferFlags::NO_EXECUTE_ENABLE);
+        let format = X86_64::new(levels, phys_bits)?.with_no_execute(no_execute);
         let root = format.root(Cr3::read_raw().0.start_address().as_u64())?;
         Ok((format, root))
     }

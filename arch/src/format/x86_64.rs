@@ -1,12 +1,14 @@
 //! x86-64 paging with 4 and 5 levels.
 //!
-//! Source: Intel SDM volume 3, section 5.5 "4-Level Paging and 5-Level Paging" (tables 5-15 to
+//! Source: Intel SDM volume 3, section 5.5 "4-Level Paging and 5-Level Paging" (tables 5-12 to
 //! 5-20) and section 5.9.2 for the PAT; AMD APM volume 2, section 5.3, and section 7.10 for the
 //! encryption bit. "Reserved" below is what both call reserved.
 //!
 //! Ignored on purpose: bits 11:9 and 58:52, which software owns, in every entry; bits 62:59, which
-//! are protection keys where the CPU has them and software's otherwise; bit 6 (dirty) in
-//! entries that point to a table; bit 12 PAT in those likewise is an address bit there.
+//! are protection keys where the CPU has them and software's otherwise. In entries that point to a
+//! table also bits 6 and 8, which mean nothing there; bits 5:3 (accessed, and the memory type
+//! of the table itself) and the encryption bit, for which [`Table`] has no place. Bit 12 is an
+//! address bit there.
 
 use super::{EncodeError, Entry, FormatError, Leaf, LeafFlags, PageFormat, Table};
 use crate::addr::{AddrRange, PageShift, PhysAddr};
@@ -28,6 +30,9 @@ const PAT_LARGE: u64 = 1 << 12;
 const NO_EXECUTE: u64 = 1 << 63;
 /// Bits 51:12, before the physical width is applied.
 const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
+/// The narrowest and the widest physical address, in bits.
+const MIN_PHYS_BITS: u8 = 32;
+const MAX_PHYS_BITS: u8 = 52;
 /// CR3 below the table address: PCID, or PWT and PCD.
 const CR3_LOW: u64 = 0xfff;
 /// CR3 bit 63 asks for no TLB flush on a write; bits 62:61 are linear-address-masking modes.
@@ -57,7 +62,7 @@ impl X86_64 {
         if levels != 4 && levels != 5 {
             return Err(FormatError::Levels { levels });
         }
-        if phys_bits < 32 || phys_bits > 52 {
+        if phys_bits < MIN_PHYS_BITS || phys_bits > MAX_PHYS_BITS {
             return Err(FormatError::PhysBits { bits: phys_bits });
         }
         Ok(Self { levels, phys_bits, no_execute: true, gib_pages: true, encryption: 0 })
@@ -78,12 +83,15 @@ impl X86_64 {
     }
 
     /// The bit that marks encrypted memory (AMD's C-bit), or 0 for none. It is no part of
-    /// the address: a leaf with it set has [`LeafFlags::ENCRYPTED`].
+    /// the address: a leaf with it set has [`LeafFlags::ENCRYPTED`]. Entries that point to tables
+    /// may have it or not, and are encoded without it.
     ///
     /// # Errors
-    /// [`FormatError::EncryptionMask`] if `mask` is not zero and not one bit of 51:12.
+    /// [`FormatError::EncryptionMask`] if `mask` is not zero and not one bit of 51:32: a lower one
+    /// would fall on the PAT bit or inside the page offset of a large leaf.
     pub const fn with_encryption(mut self, mask: u64) -> Result<Self, FormatError> {
-        if mask != 0 && (mask & ADDRESS != mask || !mask.is_power_of_two()) {
+        let high = ADDRESS >> MIN_PHYS_BITS << MIN_PHYS_BITS;
+        if mask != 0 && (mask & high != mask || !mask.is_power_of_two()) {
             return Err(FormatError::EncryptionMask { mask });
         }
         self.encryption = mask;
@@ -178,7 +186,7 @@ impl PageFormat for X86_64 {
         }
         let pat = if small { PAT_SMALL } else { PAT_LARGE };
         // Between the PAT bit and the page's own alignment nothing may be set.
-        let low = at.shift.mask() & ADDRESS & !self.encryption;
+        let low = at.shift.mask() & ADDRESS;
         if raw & low & !pat != 0 {
             return Entry::Malformed;
         }
@@ -233,7 +241,8 @@ impl PageFormat for X86_64 {
                     }
                     raw |= if set { bit } else { 0 };
                 }
-                if leaf.memory > 7 { Err(EncodeError::Attributes) } else { Ok(raw) }
+                let known = LeafFlags::from_bits(leaf.flags.bits()).is_some();
+                if leaf.memory > 7 || !known { Err(EncodeError::Attributes) } else { Ok(raw) }
             }
         }
     }
@@ -247,7 +256,8 @@ impl X86_64 {
     fn encode_rights(&self, rights: Rights) -> Result<u64, EncodeError> {
         let execute = rights.contains(Rights::EXECUTE);
         // Whatever is present can be read, and without NX it can be run.
-        if !rights.contains(Rights::READ) || (!execute && !self.no_execute) {
+        let known = Rights::from_bits(rights.bits()).is_some();
+        if !known || !rights.contains(Rights::READ) || (!execute && !self.no_execute) {
             return Err(EncodeError::Rights { rights });
         }
         let mut raw = PRESENT;
