@@ -1,1 +1,54 @@
-//! pinfold
+//! Pin memory for devices.
+//!
+//! A *pinfold* is the pound where strays are held. Here it holds folios: memory that a device may
+//! reach at any moment, so that nobody may move, reclaim or give it away until the device has
+//! let go.
+//!
+//! The flow, data in one direction: [address space](space) -> [`walk`] -> [`folio`] -> [`policy`] ->
+//! [`pin`] -> [`table`] -> [unpin](pin::unpin).
+//! What travels is not pages but runs: a 1 GiB folio is one run from the first step to the last.
+//!
+//! Nothing here allocates, and the only `unsafe` is the direct map in [`host::mem`]. The engine
+//! sees the world through the traits in [`host`]; its memory is words that the caller gives.
+//!
+//! Modules import only modules above them in this file.
+
+#![no_std]
+#![warn(clippy::missing_errors_doc, clippy::cast_possible_truncation)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[cfg(any(test, loom))]
+extern crate std;
+
+pub use pinfold_arch::{
+    Access, AddrRange, Order, PageCount, PageFormat, PageShift, Pfn, PhysAddr, Rights, Table,
+    VirtAddr, X86_64,
+};
+
+pub mod error;
+pub mod request;
+pub mod sync;
+
+pub mod folio;
+pub mod frames;
+
+pub mod host;
+
+pub mod space;
+pub mod walk;
+
+pub mod policy;
+
+pub mod table;
+
+pub mod pin;
+
+pub mod engine;
+
+pub use engine::Engine;
+pub use error::ErrorKind;
+pub use frames::FrameTable;
+pub use pin::{PinCause, PinError, Pinned};
+pub use request::{AccountId, HolderId, PinFlags, PinRequest};
+pub use space::AddressSpace;
+pub use table::PinTable;

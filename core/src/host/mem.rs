@@ -1,0 +1,169 @@
+//! Page tables in physical memory.
+//!
+//! A table is never a Rust reference or slice to plain memory: the MMU and other CPUs write it.
+//! [`PhysMem`] hands out a [`TableView`] of one whole table (one call a table, not one an entry),
+//! through which entries are loaded and stored by value, atomically.
+
+#![expect(unsafe_code, reason = "a direct map turns physical addresses into pointers")]
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use pinfold_arch::PhysAddr;
+#[cfg(not(loom))]
+use pinfold_arch::addr::index;
+
+use crate::sync::{Ordering, Word};
+
+/// Access to page tables by physical address.
+pub trait PhysMem {
+    /// The first `entries` 64-bit entries of the table at `base`, or `None` if any of them lies
+    /// outside memory. Page tables name arbitrary addresses, so this is the check that counts.
+    ///
+    /// # Context
+    /// Any; must not sleep. Called under the walk guard.
+    fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>>;
+}
+
+/// The entries of one table in memory, in the byte order in which they stand there.
+#[derive(Clone, Copy, Debug)]
+pub struct TableView<'a> {
+    first: NonNull<Word>,
+    entries: usize,
+    memory: PhantomData<&'a [Word]>,
+}
+
+// SAFETY: a view is a shared borrow of atomics, which are `Sync`.
+unsafe impl Send for TableView<'_> {}
+// SAFETY: as above; its functions only do atomic accesses.
+unsafe impl Sync for TableView<'_> {}
+
+impl<'a> TableView<'a> {
+    /// A view of words that are ordinary memory.
+    #[must_use]
+    pub fn from_words(words: &'a [Word]) -> Self {
+        Self { first: NonNull::from(words).cast(), entries: words.len(), memory: PhantomData }
+    }
+
+    /// A view of `entries` words from `first`.
+    ///
+    /// # Safety
+    /// The words are mapped, 8-byte aligned, readable and writable for `'a`, and while the view
+    /// lives they are accessed only atomically (or by the MMU).
+    #[must_use]
+    pub const unsafe fn from_raw(first: NonNull<u64>, entries: usize) -> Self {
+        Self { first: first.cast(), entries, memory: PhantomData }
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// Whether there are no entries.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> Option<&'a Word> {
+        if index >= self.entries {
+            return None;
+        }
+        // SAFETY: `index` is below `entries`, so the result is inside the words of the view.
+        let word = unsafe { self.first.add(index) };
+        // SAFETY: the words are valid for `'a` and shared only through atomics, see `from_raw`.
+        Some(unsafe { word.as_ref() })
+    }
+
+    /// The entry as it stands in memory, or `None` beyond the end.
+    #[inline]
+    #[must_use]
+    pub fn load(&self, index: usize) -> Option<u64> {
+        // Acquire: the next table's contents were written before the entry that points to it.
+        Some(self.word(index)?.load(Ordering::Acquire))
+    }
+
+    /// Stores an entry; `None` beyond the end.
+    pub fn store(&self, index: usize, raw: u64) -> Option<()> {
+        // Release: whoever finds the entry finds the table or page behind it complete.
+        self.word(index)?.store(raw, Ordering::Release);
+        Some(())
+    }
+
+    /// Replaces an entry and returns the old one; `None` beyond the end.
+    pub fn swap(&self, index: usize, raw: u64) -> Option<u64> {
+        // SeqCst: "clear the entry, then look for pins" pairs with "pin, then re-check".
+        Some(self.word(index)?.swap(raw, Ordering::SeqCst))
+    }
+}
+
+/// Physical memory that is mapped one to one at an offset: a kernel's direct map.
+#[derive(Clone, Copy, Debug)]
+#[cfg(not(loom))]
+pub struct DirectMap {
+    start: NonNull<u64>,
+    base: PhysAddr,
+    bytes: u64,
+}
+
+// SAFETY: the map is a plain description of memory that the creator vouched for from any thread.
+#[cfg(not(loom))]
+unsafe impl Send for DirectMap {}
+// SAFETY: as above.
+#[cfg(not(loom))]
+unsafe impl Sync for DirectMap {}
+
+#[cfg(not(loom))]
+impl DirectMap {
+    /// Physical memory `base..base + bytes`, mapped at `start`. Tables outside it are not found.
+    ///
+    /// # Safety
+    /// All of it is mapped at `start`, readable and writable, for as long as the value and its
+    /// views are used; page tables in it are accessed only atomically. `start` is 8-byte aligned
+    /// and `base` is page aligned.
+    #[must_use]
+    pub const unsafe fn new(start: NonNull<u64>, base: PhysAddr, bytes: u64) -> Self {
+        Self { start, base, bytes }
+    }
+}
+
+#[cfg(not(loom))]
+impl PhysMem for DirectMap {
+    fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
+        let offset = base.raw().checked_sub(self.base.raw())?;
+        let end = offset.checked_add((entries as u64).checked_mul(8)?)?;
+        if end > self.bytes || offset % 8 != 0 {
+            return None;
+        }
+        // SAFETY: the offset is inside the mapped memory, checked above.
+        let first = unsafe { self.start.byte_add(index(offset)) };
+        // SAFETY: all entries lie inside, aligned; the creator vouched for mapping and atomicity.
+        Some(unsafe { TableView::from_raw(first, entries) })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_direct_map_ends_where_its_memory_ends() {
+        let words = [const { Word::new(7) }; 8];
+        let start = NonNull::from(&words).cast();
+        // SAFETY: the array is the memory, and only atomics are in it.
+        let map = unsafe { DirectMap::new(start, PhysAddr::new(0x1000), 64) };
+        assert_eq!(map.table(PhysAddr::new(0x1000), 8).and_then(|t| t.load(7)), Some(7));
+        assert!(map.table(PhysAddr::new(0x1000), 9).is_none());
+        assert!(map.table(PhysAddr::new(0x1008), 8).is_none());
+        assert!(map.table(PhysAddr::new(0xff8), 1).is_none());
+        assert!(map.table(PhysAddr::new(0x1004), 1).is_none());
+        assert!(map.table(PhysAddr::new(u64::MAX - 7), usize::MAX).is_none());
+        let view = map.table(PhysAddr::new(0x1038), 1).unwrap();
+        assert_eq!(view.load(1), None);
+        assert_eq!(view.store(1, 0), None);
+        assert_eq!(view.swap(0, 9), Some(7));
+    }
+}

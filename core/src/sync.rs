@@ -1,0 +1,32 @@
+//! Atomics and locks: the only file that names `core::sync::atomic` or `spin`.
+//!
+//! Under `--cfg loom` the same names are loom's, so that models run the shipped code.
+//!
+//! Lock order, outermost first: registry, region, IO page table. No host call that may sleep
+//! happens under any of them.
+
+#[cfg(not(loom))]
+pub use core::sync::atomic::{AtomicU64, Ordering, fence};
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// One word of the engine's memory. The caller provides it; a zeroed word is always a good start.
+pub type Word = AtomicU64;
+
+/// A spin lock. Taken only through [`host::locked`](crate::host::locked), which brackets it.
+#[derive(Debug, Default)]
+pub struct Lock<T> {
+    inner: spin::mutex::SpinMutex<T>,
+}
+
+impl<T> Lock<T> {
+    /// An unlocked lock.
+    pub const fn new(value: T) -> Self {
+        Self { inner: spin::mutex::SpinMutex::new(value) }
+    }
+
+    /// Runs `critical` with the lock held.
+    pub(crate) fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
+        critical(&mut self.inner.lock())
+    }
+}
