@@ -61,7 +61,8 @@ pub struct Snapshot {
     pub pages: Vec<PageRun>,
     /// Memory zones, in the kernel's order.
     pub zones: Vec<Zone>,
-    /// Areas of the contiguous memory allocator; empty when the kernel has none.
+    /// Areas of the contiguous memory allocator; empty when the kernel has none, as Debian's for
+    /// x86_64.
     pub cma: Vec<FrameRange>,
     /// Ranges of `System RAM`, as in `/proc/iomem`.
     pub ram: Vec<FrameRange>,

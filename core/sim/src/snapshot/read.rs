@@ -223,7 +223,7 @@ fn mappings(reader: &mut Reader<'_>) -> Result<Vec<Mapping>, SnapshotError> {
             writable: rights & 2 != 0,
             executable: rights & 4 != 0,
             shared: rights & 8 != 0,
-            flags: list(reader, 1, Reader::text)?,
+            flags: list(reader, 1, |reader| reader.text())?,
             fs_type: reader.number()?,
             page_size_kib: page_size(reader)?,
             offset: reader.number()?,

@@ -105,9 +105,8 @@ fn mappings(out: &mut Vec<u8>, mappings: &[Mapping]) {
         put_number(out, mapping.end.wrapping_sub(mapping.start));
         behind = mapping.end;
         put_text(out, &mapping.name);
-        let rights =
-            [mapping.readable, mapping.writable, mapping.executable, mapping.shared].iter();
-        out.push(rights.rev().fold(0, |bits, &bit| bits << 1 | u8::from(bit)));
+        let rights = [mapping.readable, mapping.writable, mapping.executable, mapping.shared];
+        out.push(rights.iter().rev().fold(0, |bits, &bit| bits << 1 | u8::from(bit)));
         put_count(out, mapping.flags.len());
         for flag in &mapping.flags {
             put_text(out, flag);

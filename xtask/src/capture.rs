@@ -1,0 +1,139 @@
+//! `cargo xtask capture`: boots a Debian kernel under QEMU with a process of ours as init, stops
+//! the machine, and writes that process's page tables and what the kernel said about its pages.
+//!
+//! `machine` runs QEMU, `initramfs` builds what it boots into, `report` reads what init printed,
+//! `tables` collects the table pages, `check` holds both against each other.
+
+mod check;
+mod frames;
+mod initramfs;
+pub(crate) mod kernel;
+mod machine;
+mod options;
+mod procfs;
+mod report;
+mod tables;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use pinfold_sim::snapshot::{FrameRange, PAGEMAP_FRAME, Snapshot, SnapshotArch};
+
+use crate::command::root;
+use machine::Machine;
+use options::Options;
+use report::Report;
+
+/// Runs the command; the error is one line for the user.
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let Some(options) = Options::read(args)? else {
+        print!("{}", options::HELP);
+        return Ok(());
+    };
+    let begin = Instant::now();
+    let work = root().join("target/capture");
+    fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
+    let kernel = kernel(&options)?;
+    println!("kernel    {}", kernel.display());
+    let initramfs = initramfs::build(&work)?;
+    let mut machine = Machine::start(&options, &kernel, &initramfs, &work)?;
+    machine.wait_until_ready()?;
+    let snapshot = snapshot(&mut machine)?;
+    check::agree(&snapshot)?;
+    let bytes = snapshot.to_bytes();
+    if Snapshot::parse(&bytes).as_ref() != Ok(&snapshot) {
+        return Err("the file that would be written does not read back as the same".into());
+    }
+    fs::write(&options.out, &bytes).map_err(|error| format!("{}: {error}", options.out))?;
+    describe(&snapshot);
+    let seconds = begin.elapsed().as_secs_f32();
+    println!("{}: {} bytes in {seconds:.1} s", options.out, bytes.len());
+    Ok(())
+}
+
+fn kernel(options: &Options) -> Result<PathBuf, String> {
+    if let Some(path) = &options.kernel {
+        return fs::canonicalize(path).map_err(|error| format!("{path}: {error}"));
+    }
+    let kernels = root().join("target/kernels");
+    match kernel::newest(&kernels) {
+        Some(path) => Ok(path),
+        None if options.fetch => kernel::fetch(&kernels),
+        None => Err(format!(
+            "no Debian kernel in {} (--fetch downloads one, --kernel names one)",
+            kernels.display()
+        )),
+    }
+}
+
+/// Everything about the stopped machine and its one process.
+fn snapshot(machine: &mut Machine) -> Result<Snapshot, String> {
+    let registers = machine.stop()?;
+    let report = Report::read(&machine.output()?)?;
+    for warning in &report.warnings {
+        println!("warning   init: {warning}");
+    }
+    let levels = if registers.la57 { 5 } else { 4 };
+    let tables = tables::collect(registers.root, levels, |addr| machine.read_table(addr))?;
+    println!("tables    {} pages", tables.len());
+    let file = |name| report.file(name);
+    let zones = procfs::zones(file("zoneinfo")?)?;
+    let memory = frames::classes(&report.frames, &report.pages);
+    Ok(Snapshot {
+        arch: SnapshotArch::X86_64,
+        kernel: file("release")?.trim().to_owned(),
+        command_line: file("cmdline")?.trim().to_owned(),
+        root: registers.root,
+        levels,
+        phys_bits: procfs::phys_bits(file("cpuinfo")?)?,
+        no_execute: registers.no_execute,
+        base_shift: 12,
+        tables,
+        mappings: procfs::mappings(file("smaps")?, &report.fs_types)?,
+        cma: procfs::cma(file("kmsg")?)?,
+        ram: procfs::ram(file("iomem")?)?,
+        regions: report.regions,
+        pages: report.pages,
+        zones,
+        memory,
+    })
+}
+
+/// Prints, for each region, how many pages lie where.
+fn describe(snapshot: &Snapshot) {
+    println!("{:22}{:>9}{:>9}{:>9}{:>9}", "region", "none", "ordinary", "movable", "CMA");
+    for region in &snapshot.regions {
+        let end = region.start + (region.pages << snapshot.base_shift);
+        let mut counts = [0u64; 4];
+        for run in &snapshot.pages {
+            for page in 0..run.count {
+                let va = run.va + (page << snapshot.base_shift);
+                if va >= region.start && va < end {
+                    counts[kind(
+                        snapshot,
+                        run.frame().map(|frame| (frame + page) & PAGEMAP_FRAME),
+                    )] += 1;
+                }
+            }
+        }
+        let [none, ordinary, movable, cma] = counts;
+        println!("{:22}{none:>9}{ordinary:>9}{movable:>9}{cma:>9}", region.name);
+    }
+    if snapshot.cma.is_empty() {
+        println!(
+            "note      this kernel has no contiguous allocator (CONFIG_CMA): no frame is in CMA"
+        );
+    }
+}
+
+fn kind(snapshot: &Snapshot, frame: Option<u64>) -> usize {
+    let Some(frame) = frame else { return 0 };
+    let inside = |start: u64, frames: u64| frame >= start && frame - start < frames;
+    let in_cma = |area: &FrameRange| inside(area.start_pfn, area.frames);
+    if snapshot.cma.iter().any(in_cma) {
+        return 3;
+    }
+    let movable = snapshot.zones.iter().filter(|zone| zone.name == "Movable");
+    if movable.into_iter().any(|zone| inside(zone.start_pfn, zone.spanned)) { 2 } else { 1 }
+}

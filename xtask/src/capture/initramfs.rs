@@ -1,0 +1,69 @@
+//! What the kernel boots into: `xtask/capture/init.c`, compiled, in a cpio archive.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::kernel::missing;
+use crate::command::root;
+
+const FLAGS: [&str; 11] = [
+    "-O1",
+    "-Wall",
+    "-Wextra",
+    "-static",
+    "-nostdlib",
+    "-ffreestanding",
+    "-fno-pie",
+    "-no-pie",
+    "-fno-stack-protector",
+    "-fno-builtin",
+    "-Wl,--build-id=none",
+];
+
+/// Compiles init and packs it; returns the archive's path in `work`.
+pub(super) fn build(work: &Path) -> Result<PathBuf, String> {
+    let (compiler, package) = if cfg!(target_arch = "x86_64") {
+        ("gcc", "gcc")
+    } else {
+        ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu")
+    };
+    let init = work.join("init");
+    let status = Command::new(compiler)
+        .args(FLAGS)
+        .arg("-o")
+        .arg(&init)
+        .arg(root().join("xtask/capture/init.c"))
+        .status()
+        .map_err(|error| missing(compiler, package, &error))?;
+    if !status.success() {
+        return Err(format!("{compiler} did not compile xtask/capture/init.c: {status}"));
+    }
+    let program = fs::read(&init).map_err(|error| format!("{}: {error}", init.display()))?;
+    let mut archive = Vec::new();
+    entry(&mut archive, "init", 0o100_755, &program);
+    entry(&mut archive, "TRAILER!!!", 0, &[]);
+    let path = work.join("initramfs.cpio");
+    fs::write(&path, archive).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
+}
+
+/// One file in the "new ASCII" form of cpio: a header of hexadecimal numbers, the name, the
+/// contents, each padded to four bytes.
+fn entry(archive: &mut Vec<u8>, name: &str, mode: usize, contents: &[u8]) {
+    let links = 1;
+    let header = [1, mode, 0, 0, links, 0, contents.len(), 0, 0, 0, 0, name.len() + 1, 0];
+    archive.extend_from_slice(b"070701");
+    for number in header {
+        archive.extend_from_slice(format!("{number:08X}").as_bytes());
+    }
+    archive.extend_from_slice(name.as_bytes());
+    archive.push(0);
+    pad(archive);
+    archive.extend_from_slice(contents);
+    pad(archive);
+}
+
+fn pad(archive: &mut Vec<u8>) {
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
