@@ -34,7 +34,7 @@ pub mod counts;
 pub mod owned;
 
 pub use counts::{CountError, Counts};
-pub use owned::{Claim, ClaimError, FreezeError, Frozen};
+pub use owned::{Claim, FreezeError, Frozen, Lost};
 
 /// Words a frame.
 const WORDS: usize = 2;
@@ -153,6 +153,13 @@ impl<'m> FrameTable<'m> {
         (raw != 0).then_some(Folio { head, raw })
     }
 
+    /// Whether memory is known at `pfn`. A frame of it may still have no [`folio`](Self::folio) for
+    /// a moment, while folios are taken apart or put together.
+    #[must_use]
+    pub fn has_memory(&self, pfn: Pfn) -> bool {
+        self.state(pfn).is_some_and(|state| state.load(Ordering::Acquire) != 0)
+    }
+
     /// Makes frames that are unknown one folio, frozen. The embedder calls it once for each block
     /// of memory there is.
     ///
@@ -263,7 +270,7 @@ impl<'m> FrameTable<'m> {
     fn same(&self, folio: Folio) -> bool {
         let dirty = FolioFlags::DIRTY.encode();
         self.state(folio.head)
-            .is_some_and(|word| (word.load(Ordering::Acquire) ^ folio.raw) & !dirty == 0)
+            .is_some_and(|word| (word.load(Ordering::SeqCst) ^ folio.raw) & !dirty == 0)
     }
 
     /// Adds `pages` references and `pages` pins to a folio in one atomic operation.
@@ -271,9 +278,9 @@ impl<'m> FrameTable<'m> {
     /// A zero frame is not counted: success, and nothing changes.
     ///
     /// # Errors
-    /// [`CountError`]; no count has changed.
+    /// [`Lost`]; no count has changed, but for a folio that has gone meanwhile.
     #[inline]
-    pub fn pin(&self, folio: Folio, pages: PageCount) -> Result<(), CountError> {
+    pub fn pin(&self, folio: Folio, pages: PageCount) -> Result<(), Lost<'m>> {
         if folio.is_zero_frame() {
             return Ok(());
         }
@@ -282,10 +289,9 @@ impl<'m> FrameTable<'m> {
             return Ok(());
         }
         // It became another folio between the look-up and the count: take the count back from
-        // where it landed. It cannot be the last reference's: that one froze and refused.
-        let undone = self.update(folio, |old| old.minus(pages.raw(), pages.raw()));
-        debug_assert!(undone.is_ok());
-        Err(CountError::Changed)
+        // where it landed. If that was the last reference, somebody must free what it was on.
+        let undone = self.update(folio, |old| old.minus(pages.raw(), pages.raw()))?;
+        Err(Lost { error: CountError::Changed, last: self.last_reference(folio, undone) })
     }
 
     /// Takes `pages` pins and references back. Returns the folio, frozen, if that was the
@@ -349,20 +355,14 @@ impl<'m> FrameTable<'m> {
     /// Becomes the one migrator of a folio, with a reference of its own.
     ///
     /// # Errors
-    /// [`ClaimError::Claimed`] if another is at it, [`ClaimError::Gone`] if it has no references
-    /// or is not the folio that was looked up.
-    pub fn claim(&self, folio: Folio) -> Result<Claim<'m>, ClaimError> {
-        let claimed = self.update(folio, Counts::claimed).map_err(|error| match error {
-            CountError::Claimed => ClaimError::Claimed,
-            _ => ClaimError::Gone,
-        })?;
-        debug_assert!(claimed.is_claimed());
+    /// [`Lost`], with [`CountError::Claimed`] if another is at it.
+    pub fn claim(&self, folio: Folio) -> Result<Claim<'m>, Lost<'m>> {
+        self.update(folio, Counts::claimed)?;
         if self.same(folio) {
             return Ok(Claim::new(*self, folio));
         }
-        let undone = self.update(folio, Counts::unclaimed);
-        debug_assert!(undone.is_ok());
-        Err(ClaimError::Gone)
+        let undone = self.update(folio, Counts::unclaimed)?;
+        Err(Lost { error: CountError::Changed, last: self.last_reference(folio, undone) })
     }
 
     /// Ends a claim and drops its reference.

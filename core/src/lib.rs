@@ -48,7 +48,7 @@ pub mod engine;
 pub use engine::Engine;
 pub use error::ErrorKind;
 pub use frames::FrameTable;
-pub use pin::{PinCause, PinError, Pinned};
+pub use pin::{Dirtied, PinCause, PinError, Pinned, UnpinError, Unpinned};
 pub use request::{AccountId, HolderId, PinFlags, PinRequest};
 pub use space::AddressSpace;
 pub use table::PinTable;

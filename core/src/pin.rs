@@ -1,11 +1,35 @@
 //! Pinning a range in one call.
+//!
+//! The range is taken in batches. A batch goes the [fast way](fast) as far as that leads: under the
+//! walk guard, without a lock, page tables are walked, folios counted, entries compared again.
+//! The fast way accepts or defers, it never refuses. What it deferred goes the slow way, which
+//! may sleep: look up the mapping, fault the page in, move the folio, wait for somebody else;
+//! after which the fast way goes on. Both use the same function to accept a run, so what one
+//! accepts the other would; the slow way only knows more.
+//!
+//! What was accepted is recorded in the [`PinTable`](crate::table::PinTable), which owns the pins. Any
+//! failure gives back everything.
 
-use pinfold_arch::PageCount;
+use pinfold_arch::{AddrRange, PageCount, PageFormat, VirtAddr};
+
+use crate::frames::FrameTable;
+use crate::host::{Account, Flow, GupHost, Mapping, Progress, Wait};
+use crate::policy;
+use crate::request::PinRequest;
+use crate::space::{AddressSpace, Sequence};
+use crate::table::PinTable;
+use crate::table::fill::Filler;
 
 pub mod error;
+pub(crate) mod fast;
+mod measure;
+pub(crate) mod slow;
 pub mod unpin;
 
 pub use error::{PinCause, PinError};
+pub use unpin::{Dirtied, UnpinError, Unpinned};
+
+use fast::Stopped;
 
 /// What a successful call did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,7 +38,7 @@ pub struct Pinned {
     pub pages: PageCount,
     /// Counting operations on folios: runs of pages that share a folio.
     pub runs: u64,
-    /// Page-table pages visited.
+    /// Page-table pages visited, once for each batch that came through them.
     pub tables: u64,
     /// Page-table entries decoded.
     pub entries: u64,
@@ -22,4 +46,141 @@ pub struct Pinned {
     pub faults: u64,
     /// Folios moved.
     pub migrated: u64,
+}
+
+impl Pinned {
+    const NOTHING: Self =
+        Self { pages: PageCount::ZERO, runs: 0, tables: 0, entries: 0, faults: 0, migrated: 0 };
+}
+
+/// One pin call under way.
+pub(crate) struct Call<'a, 'm, H, F> {
+    pub(crate) host: &'a H,
+    pub(crate) frames: FrameTable<'m>,
+    pub(crate) space: &'a AddressSpace<F>,
+    pub(crate) request: &'a PinRequest,
+    pub(crate) report: Pinned,
+    /// The mapping that the slow way looked up last, good while the sequence stands.
+    pub(crate) known: Option<(Mapping, Sequence)>,
+}
+
+impl<H: GupHost, F: PageFormat> Call<'_, '_, H, F> {
+    /// What is known of the mapping at `va`, if it still holds.
+    fn mapping_at(&mut self, va: VirtAddr) -> Option<Mapping> {
+        let (mapping, sequence) = self.known?;
+        if mapping.range.contains(va) && self.space.sequence() == Some(sequence) {
+            return Some(mapping);
+        }
+        self.known = None;
+        None
+    }
+
+    fn progress(&self, done: PageCount) -> Progress {
+        Progress { done, total: self.request.range.pages() }
+    }
+}
+
+/// Pins the request's whole range into `table`: see [`Engine::pin`](crate::Engine::pin).
+pub(crate) fn pin_pages<H: GupHost, F: PageFormat>(
+    host: &H,
+    frames: FrameTable<'_>,
+    space: &AddressSpace<F>,
+    table: &PinTable<'_>,
+    request: &PinRequest,
+) -> Result<Pinned, PinError> {
+    let start = request.range.start();
+    check(frames, space, request).map_err(|cause| cause.at(start))?;
+    let geometry = table.begin(request).map_err(|error| PinCause::from(error).at(start))?;
+    if let Err(over) = host.account().charge(request.account, request.range.pages()) {
+        table.reset();
+        return Err(PinCause::OverLimit(over).at(start));
+    }
+    let mut call = Call { host, frames, space, request, report: Pinned::NOTHING, known: None };
+    let mut filler = Filler::new(*table, geometry);
+    let result = fill(&mut call, &mut filler).and_then(|()| publish(&call, table, &filler));
+    match result {
+        Ok(()) => Ok(call.report),
+        Err(error) => {
+            // A miscount here would be somebody else's doing; the error that led here says more.
+            let _ = unpin::give_back(host, frames, table, geometry, Dirtied::No);
+            host.account().uncharge(request.account, request.range.pages());
+            let error = measure::exact_need(&mut call, &mut filler, error);
+            table.reset();
+            Err(error)
+        }
+    }
+}
+
+/// What is wrong with a request whatever the state of memory.
+fn check<F: PageFormat>(
+    frames: FrameTable<'_>,
+    space: &AddressSpace<F>,
+    request: &PinRequest,
+) -> Result<(), PinCause> {
+    policy::request(request.access, request.flags, request.revocable)?;
+    let base = request.range.base();
+    if base != space.format().base() || base != frames.base() {
+        return Err(PinCause::BaseMismatch);
+    }
+    if !space.format().valid(&request.range) {
+        return Err(PinCause::NotTranslatable);
+    }
+    Ok(())
+}
+
+/// Pins everything, batch by batch.
+fn fill<H: GupHost, F: PageFormat>(
+    call: &mut Call<'_, '_, H, F>,
+    filler: &mut Filler<'_>,
+) -> Result<(), PinError> {
+    let range = call.request.range;
+    let mut stuck = slow::Patience::new();
+    filler.check().map_err(|error| PinCause::from(error).at(range.start()))?;
+    while let Some(rest) = range.skip(filler.done()) {
+        let before = filler.done();
+        let mapping = call.mapping_at(rest.start());
+        let stopped = fast::advance(call, filler, rest, mapping);
+        filler.check().map_err(|error| PinCause::from(error).at(rest.start()))?;
+        if filler.done() != before {
+            stuck = slow::Patience::new();
+        }
+        match stopped {
+            Stopped::BatchFull => {
+                if call.host.wait().pause(call.progress(filler.done())) == Flow::Stop {
+                    return Err(PinCause::Interrupted.at(range_at(&range, filler.done())));
+                }
+            }
+            Stopped::Defer(why) => {
+                let at = range_at(&range, filler.done());
+                slow::resolve(call, at, why, filler.done(), &mut stuck)
+                    .map_err(|cause| cause.at(at))?;
+            }
+        }
+    }
+    call.report.pages = range.pages();
+    Ok(())
+}
+
+/// Turns page references into addresses and opens the table.
+fn publish<H: GupHost, F: PageFormat>(
+    call: &Call<'_, '_, H, F>,
+    table: &PinTable<'_>,
+    filler: &Filler<'_>,
+) -> Result<(), PinError> {
+    /// Words between two pauses.
+    const STEP: usize = 4096;
+    let mut from = 0;
+    while let Some(next) = table.convert(&filler.geometry(), from, STEP) {
+        from = next;
+        if call.host.wait().pause(call.progress(filler.done())) == Flow::Stop {
+            return Err(PinCause::Interrupted.at(call.request.range.start()));
+        }
+    }
+    table.publish();
+    Ok(())
+}
+
+/// The address `done` pages into a range that has more pages than that.
+fn range_at(range: &AddrRange, done: PageCount) -> VirtAddr {
+    range.skip(done).map_or(range.start(), |rest| rest.start())
 }

@@ -1,27 +1,325 @@
-//! The pin table.
+//! The pin table: from virtual address to host physical address, and the owner of the pins.
+//!
+//! One table holds one pinned range, in words that the caller gives. An entry stands for a
+//! naturally aligned block of *virtual* addresses whose frames are consecutive and belong to one
+//! folio; blocks are as coarse as the mapping allows, so that a terabyte of 1 GiB folios takes
+//! kilobytes. Each word carries a tag ([`slot`]): a frame that is being pinned and an address that
+//! may be used can never be taken for one another.
+//!
+//! The levels are found in [`layout`], how they grow in `fill`, how they are read back as runs in
+//! [`runs`]. A table moves between four states, each by one store or compare-exchange:
+//!
+//! ```text
+//! empty -> filling -> live -> draining -> empty
+//!              \________________^
+//! ```
+//!
+//! Only a live table answers [`lookup`](PinTable::lookup); every other state is [`TooHard`].
+
+use pinfold_arch::{AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
+
 use crate::error::ErrorKind;
-use crate::sync::Word;
+use crate::request::{AccountId, HolderId, PinRequest};
+use crate::sync::{Ordering, Word};
+
+pub(crate) mod fill;
+pub mod layout;
+pub mod runs;
+pub mod slot;
+
+use layout::{Geometry, Header, Node, State};
+pub use runs::{Run, Runs};
+use slot::Slot;
+
+/// The answer of a reader that met anything but an address: ask again by a way that may sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("too hard here")]
+pub struct TooHard;
 
 /// Why a pin table refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
-    /// Too small.
-    #[error("the table's memory is too small: {need} words are needed")]
+    /// The memory is too small. Nothing has changed; give `need` words and repeat. The figure is
+    /// exact for the mapping as it was found: if folios become smaller meanwhile, it grows.
+    #[error("the table's memory is too small: it needs {need} words")]
     NoSpace {
-        /// Words.
+        /// Words, header included.
         need: usize,
     },
+    /// It already holds pins, or another call is filling or draining it.
+    #[error("the pin table is in use")]
+    InUse,
+    /// It holds no pins.
+    #[error("the pin table holds nothing")]
+    Empty,
+    /// The words are no pin table of this version and byte order.
+    #[error("this memory holds no pin table of version {}", layout::VERSION)]
+    NotATable,
 }
+
 impl TableError {
-    /// kind
+    /// Which of the kinds it is.
+    #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        ErrorKind::NoSpace
+        match self {
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::InUse => ErrorKind::Busy,
+            Self::Empty => ErrorKind::NotFound,
+            Self::NotATable => ErrorKind::Corrupt,
+        }
     }
 }
-/// stub
-#[derive(Debug)]
+
+/// A pin table over the caller's words.
+///
+/// The words are the table: position independent, without pointers, and shared by every value
+/// that was made from them.
+///
+/// ```
+/// use pinfold::sync::Word;
+/// use pinfold::table::{PinTable, TooHard};
+/// use pinfold::VirtAddr;
+///
+/// let words = [const { Word::new(0) }; 64];
+/// let table = PinTable::new(&words)?;
+/// assert_eq!(table.lookup(VirtAddr::new(0x1000)), Err(TooHard)); // nothing pinned yet
+/// # Ok::<(), pinfold::table::TableError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
 pub struct PinTable<'m> {
-    #[expect(dead_code, reason = "stub")]
     words: &'m [Word],
+}
+
+impl<'m> PinTable<'m> {
+    /// An empty table. What the words held is forgotten: they must not be a table in use.
+    ///
+    /// # Errors
+    /// [`TableError::NoSpace`] if not even the header fits.
+    pub fn new(words: &'m [Word]) -> Result<Self, TableError> {
+        if words.len() < Header::WORDS {
+            return Err(TableError::NoSpace { need: Header::WORDS + 1 });
+        }
+        let table = Self { words };
+        table.set(Header::STATE, State::Empty as u64);
+        table.set(Header::VERSION, layout::VERSION);
+        table.set(Header::MAGIC, layout::MAGIC);
+        Ok(table)
+    }
+
+    /// The table that was made in these words before.
+    ///
+    /// # Errors
+    /// [`TableError::NotATable`].
+    pub fn open(words: &'m [Word]) -> Result<Self, TableError> {
+        let table = Self { words };
+        let known = words.len() >= Header::WORDS
+            && table.get(Header::MAGIC) == layout::MAGIC
+            && table.get(Header::VERSION) == layout::VERSION;
+        if known { Ok(table) } else { Err(TableError::NotATable) }
+    }
+
+    /// Words that a table for `range` takes if every block is one page of size `granule` (the
+    /// range's base page size is the worst case, and always enough). `None` if that overflows.
+    #[must_use]
+    pub fn words_for(range: &AddrRange, granule: PageShift) -> Option<usize> {
+        layout::words_for(range, granule)
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        self.words.get(at).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn set(&self, at: usize, value: u64) {
+        if let Some(word) = self.words.get(at) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn state(&self) -> State {
+        State::from_word(self.get(Header::STATE))
+    }
+
+    /// Moves from one state to another; `false` if it is in a third.
+    fn transition(&self, from: State, to: State) -> bool {
+        self.words.get(Header::STATE).is_some_and(|word| {
+            word.compare_exchange(from as u64, to as u64, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        })
+    }
+
+    fn geometry(&self) -> Option<Geometry> {
+        Geometry::read(|at| self.get(at))
+    }
+
+    /// The pinned range, or `None` while nothing is pinned.
+    #[must_use]
+    pub fn range(&self) -> Option<AddrRange> {
+        if self.state() != State::Live {
+            return None;
+        }
+        self.geometry()?.range()
+    }
+
+    /// Who holds the pins. Meaningless while nothing is pinned.
+    #[must_use]
+    pub fn holder(&self) -> HolderId {
+        HolderId((self.get(Header::OWNER) >> 32) as u32)
+    }
+
+    /// Who is charged. Meaningless while nothing is pinned.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        AccountId(self.get(Header::OWNER) as u32)
+    }
+
+    /// Whether the holder agreed to let go when asked. Meaningless while nothing is pinned.
+    #[must_use]
+    pub fn revocable(&self) -> bool {
+        self.get(Header::FLAGS) & 1 != 0
+    }
+
+    /// Words in use, header included.
+    #[must_use]
+    pub fn used_words(&self) -> usize {
+        pinfold_arch::addr::index(self.get(Header::USED)).max(Header::WORDS)
+    }
+
+    /// The physical address of the byte at `va`.
+    ///
+    /// The page stays pinned at least as long as the table stays live; that nobody unpins the
+    /// table between this call and the use of the address is the caller's to see to.
+    ///
+    /// # Context
+    /// Any: no lock, no allocation, no host call; at most three entries are read.
+    ///
+    /// # Errors
+    /// [`TooHard`] if the table is not live or the address is not in it.
+    #[inline]
+    pub fn lookup(&self, va: VirtAddr) -> Result<PhysAddr, TooHard> {
+        let (slot, first, base) = self.find(va).ok_or(TooHard)?;
+        let Slot::Address { addr, .. } = slot else { return Err(TooHard) };
+        let offset = va.raw().checked_sub(first << base.raw()).ok_or(TooHard)?;
+        addr.checked_add(offset).ok_or(TooHard)
+    }
+
+    /// The entry that holds `va` in a live table, and the first page it stands for.
+    #[inline]
+    fn find(&self, va: VirtAddr) -> Option<(Slot, u64, PageShift)> {
+        if self.state() != State::Live {
+            return None;
+        }
+        let geometry = self.geometry()?;
+        let page = va.raw() >> geometry.base.raw();
+        let (_, node, at) = self.descend(&geometry, page)?;
+        let slot = Slot::decode(self.get(node.word(at)?));
+        Some((slot, node.first_page(at), geometry.base))
+    }
+
+    /// The lowest node that holds the page, and the page's entry in it.
+    #[inline]
+    fn descend(&self, geometry: &Geometry, page: u64) -> Option<(u64, Node, u64)> {
+        let mut node = geometry.root();
+        for _ in 0..layout::LEVELS {
+            let at = node.index_of(page)?;
+            match Slot::decode(self.get(node.word(at)?)) {
+                Slot::Link { offset, order } => node = node.child(at, offset, order)?,
+                _ => return Some((page, node, at)),
+            }
+        }
+        None
+    }
+
+    /// Records that the device wrote to the page at `va`: it reaches the folio before the unpin.
+    ///
+    /// # Context
+    /// Any. The caller holds what keeps the table live.
+    ///
+    /// # Errors
+    /// [`TooHard`] if the table is not live or the address is not in it.
+    pub fn mark_dirty(&self, va: VirtAddr) -> Result<(), TooHard> {
+        if self.state() != State::Live {
+            return Err(TooHard);
+        }
+        let geometry = self.geometry().ok_or(TooHard)?;
+        let page = va.raw() >> geometry.base.raw();
+        let (_, node, at) = self.descend(&geometry, page).ok_or(TooHard)?;
+        let word = node.word(at).and_then(|at| self.words.get(at)).ok_or(TooHard)?;
+        if !matches!(Slot::decode(word.load(Ordering::Acquire)), Slot::Address { .. }) {
+            return Err(TooHard);
+        }
+        // An address word becomes something else only after the table left the live state, which
+        // the caller prevents; so the mark lands on an address.
+        word.fetch_or(slot::DIRTY, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// The pinned memory as runs of consecutive frames, in order of virtual address. Empty unless
+    /// the table is live.
+    #[must_use]
+    pub fn runs(&self) -> Runs<'m> {
+        let geometry = (self.state() == State::Live).then(|| self.geometry()).flatten();
+        Runs::new(*self, geometry, PageCount::ZERO)
+    }
+
+    /// Takes the table for filling: a header and an empty root.
+    pub(crate) fn begin(&self, request: &PinRequest) -> Result<Geometry, TableError> {
+        if !self.transition(State::Empty, State::Filling) {
+            return Err(TableError::InUse);
+        }
+        let geometry = Geometry::of(&request.range);
+        geometry.write(|at, value| self.set(at, value));
+        let owner = u64::from(request.holder.0) << 32 | u64::from(request.account.0);
+        self.set(Header::OWNER, owner);
+        self.set(Header::FLAGS, u64::from(request.revocable));
+        self.set(Header::USED, Header::WORDS as u64);
+        Ok(geometry)
+    }
+
+    /// Turns the entries in `words` from page references into addresses; the number of the word to
+    /// go on with, or `None` when all are done. It cannot fail: the addresses were checked when
+    /// the pages were recorded.
+    pub(crate) fn convert(&self, geometry: &Geometry, from: usize, words: usize) -> Option<usize> {
+        let from = from.max(Header::WORDS);
+        let end = self.used_words().min(from.saturating_add(words));
+        for word in self.words.get(from..end)? {
+            // Nobody else writes entries while the table is filling.
+            if let Slot::Page(pfn) = Slot::decode(word.load(Ordering::Relaxed))
+                && let Some(addr) = pfn.addr(geometry.base)
+            {
+                let address = Slot::Address { addr, dirty: false };
+                word.store(address.encode(), Ordering::Relaxed);
+            }
+        }
+        (end < self.used_words()).then_some(end)
+    }
+
+    /// Opens a filled and converted table to readers, by one store.
+    pub(crate) fn publish(&self) {
+        self.set(Header::STATE, State::Live as u64);
+    }
+
+    /// Closes a live table to readers, to give its pins back.
+    pub(crate) fn close(&self) -> Result<Geometry, TableError> {
+        if !self.transition(State::Live, State::Draining) {
+            return Err(match self.state() {
+                State::Empty => TableError::Empty,
+                _ => TableError::InUse,
+            });
+        }
+        self.geometry().ok_or(TableError::NotATable)
+    }
+
+    /// The pages that a table which is being filled or drained holds, from its start on.
+    pub(crate) fn held(&self, geometry: Geometry) -> Runs<'m> {
+        Runs::new(*self, Some(geometry), PageCount::ZERO)
+    }
+
+    /// Forgets everything: the pins have been given back.
+    pub(crate) fn reset(&self) {
+        self.set(Header::USED, Header::WORDS as u64);
+        self.set(Header::PAGES, 0);
+        self.set(Header::STATE, State::Empty as u64);
+    }
 }

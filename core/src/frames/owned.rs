@@ -2,7 +2,7 @@
 
 use pinfold_arch::{Order, Pfn};
 
-use super::{FrameError, FrameTable};
+use super::{CountError, FrameError, FrameTable};
 use crate::folio::{Folio, FolioInfo};
 
 /// A freeze found other counts than expected.
@@ -15,16 +15,21 @@ pub struct FreezeError {
     pub pins: u32,
 }
 
-/// Why a folio was not claimed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClaimError {
-    /// Another migrator has it.
-    #[error("the folio is being moved by another caller")]
-    Claimed,
-    /// It is not the folio any more that was looked up.
-    #[error("the folio is gone")]
-    Gone,
+/// A count that was not taken, or was taken back.
+#[derive(Debug)]
+#[must_use]
+pub struct Lost<'m> {
+    /// Why.
+    pub error: CountError,
+    /// The count landed on another folio, and taking it back took the last reference: the folio
+    /// is its owner's to free.
+    pub last: Option<Frozen<'m>>,
+}
+
+impl From<CountError> for Lost<'_> {
+    fn from(error: CountError) -> Self {
+        Self { error, last: None }
+    }
 }
 
 /// The right to move a folio, and a reference on it. There is one at a time for a folio.

@@ -86,6 +86,13 @@ impl<'a> TableView<'a> {
         Some(self.word(index)?.load(Ordering::Acquire))
     }
 
+    /// Loads an entry once more, in the total order of sequentially consistent operations: for the
+    /// comparison after a count was taken.
+    #[inline]
+    pub(crate) fn load_again(&self, index: usize) -> Option<u64> {
+        Some(self.word(index)?.load(Ordering::SeqCst))
+    }
+
     /// Stores an entry; `None` beyond the end.
     pub fn store(&self, index: usize, raw: u64) -> Option<()> {
         // Release: whoever finds the entry finds the table or page behind it complete.

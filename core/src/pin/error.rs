@@ -72,10 +72,10 @@ pub enum PinCause {
     },
     /// The page could not be grabbed within the bounded number of attempts, because others kept
     /// moving or changing it.
-    #[error("frame {pfn} kept changing")]
+    #[error("the page kept changing{}", DisplayFrame(*pfn))]
     Busy {
-        /// The frame last seen.
-        pfn: Pfn,
+        /// The frame last seen, if one was.
+        pfn: Option<Pfn>,
     },
     /// A fault said success again and again, and the page is still not there.
     #[error("faults do not make the page present")]
@@ -124,5 +124,14 @@ impl PinError {
             PinCause::Table(error) => error.kind(),
             PinCause::Interrupted => ErrorKind::Interrupted,
         }
+    }
+}
+
+/// "at frame X", or nothing.
+struct DisplayFrame(Option<Pfn>);
+
+impl core::fmt::Display for DisplayFrame {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.map_or(Ok(()), |pfn| write!(f, " (last frame {pfn})"))
     }
 }

@@ -1,0 +1,120 @@
+//! The slow way: whatever kept the fast way from going on, one page at a time. May sleep; holds no
+//! lock, no walk guard, and no count on the folio in question.
+
+use pinfold_arch::{Access, PageCount, PageFormat, VirtAddr};
+
+use super::fast::Defer;
+use super::{Call, PinCause};
+use crate::host::{Event, Fault, FaultIn, Flow, GupHost, Mappings, Trace, Wait};
+use crate::policy;
+use crate::policy::migrate::{Moved, move_folio};
+use crate::request::PinFlags;
+
+/// How often one page is faulted in before the faults are said to lead nowhere.
+const FAULTS: u32 = 16;
+/// How often one page is waited for.
+const WAITS: u32 = 10_000;
+
+/// What is left of the patience with one page; renewed when the call gets past it.
+#[derive(Debug)]
+pub(super) struct Patience {
+    faults: u32,
+    waits: u32,
+}
+
+impl Patience {
+    pub(super) const fn new() -> Self {
+        Self { faults: FAULTS, waits: WAITS }
+    }
+
+    fn fault(&mut self) -> Result<(), PinCause> {
+        self.faults = self.faults.checked_sub(1).ok_or(PinCause::FaultLoop)?;
+        Ok(())
+    }
+}
+
+/// Removes what stands in the way at `at`, or says why that cannot be.
+pub(super) fn resolve<H: GupHost, F: PageFormat>(
+    call: &mut Call<'_, '_, H, F>,
+    at: VirtAddr,
+    why: Defer,
+    done: PageCount,
+    patience: &mut Patience,
+) -> Result<(), PinCause> {
+    // The mapping first: what it forbids is the better answer, whatever is in the page tables.
+    let Some(sequence) = call.space.sequence() else { return wait(call, done, why, patience) };
+    let mapping = call.host.mappings().mapping(call.space.id(), at);
+    let mapping =
+        mapping.filter(|mapping| mapping.range.contains(at)).ok_or(PinCause::NotMapped)?;
+    policy::mapping(&mapping, call.request.access, call.request.flags)?;
+    call.known = Some((mapping, sequence));
+
+    match why {
+        Defer::Fault => fault(call, at, false, patience),
+        Defer::Unshare => fault(call, at, true, patience),
+        Defer::Move(folio, why) => {
+            let progress = call.progress(done);
+            match move_folio(call.host, &call.frames, folio, why, at, progress) {
+                Moved::Yes => {
+                    call.report.migrated += 1;
+                    Ok(())
+                }
+                Moved::Elsewhere => {
+                    call.host.trace().event(Event::Waiting { at, folio: folio.head() });
+                    wait(call, done, Defer::Changed(folio.head()), patience)
+                }
+                Moved::No(error) => Err(PinCause::Unmovable {
+                    folio: folio.head(),
+                    order: folio.order(),
+                    why,
+                    error,
+                }),
+                Moved::Stopped => Err(PinCause::Interrupted),
+            }
+        }
+        Defer::NeedsMapping | Defer::Changed(_) | Defer::Fork => wait(call, done, why, patience),
+        Defer::Refused(refusal) => Err(PinCause::Refused(refusal)),
+        Defer::NotMemory(pfn) => Err(PinCause::NotMemory { pfn }),
+        Defer::Overflow(folio) => Err(PinCause::Overflow { folio }),
+        Defer::Walk(error) => Err(PinCause::Walk(error)),
+    }
+}
+
+/// Has the page made present with the access, or private.
+fn fault<H: GupHost, F: PageFormat>(
+    call: &mut Call<'_, '_, H, F>,
+    at: VirtAddr,
+    unshare: bool,
+    patience: &mut Patience,
+) -> Result<(), PinCause> {
+    if call.request.flags.contains(PinFlags::NOFAULT) {
+        return Err(PinCause::NotPresent);
+    }
+    patience.fault()?;
+    let access = if unshare { Access::READ } else { call.request.access };
+    let longterm = call.request.flags.contains(PinFlags::LONGTERM);
+    call.host.fault().fault_in(call.space.id(), at, Fault { access, unshare, longterm })?;
+    call.report.faults += 1;
+    call.host.trace().event(Event::Faulted { at, unshare });
+    Ok(())
+}
+
+/// Lets others go on, for a bounded number of times.
+fn wait<H: GupHost, F: PageFormat>(
+    call: &Call<'_, '_, H, F>,
+    done: PageCount,
+    why: Defer,
+    patience: &mut Patience,
+) -> Result<(), PinCause> {
+    let pfn = match why {
+        Defer::Changed(pfn) | Defer::NotMemory(pfn) | Defer::Overflow(pfn) => Some(pfn),
+        Defer::Move(folio, _) => Some(folio.head()),
+        _ => None,
+    };
+    let Some(left) = patience.waits.checked_sub(1) else { return Err(PinCause::Busy { pfn }) };
+    patience.waits = left;
+    match call.host.wait().pause(call.progress(done)) {
+        Flow::Continue => Ok(()),
+        Flow::Stop => Err(PinCause::Interrupted),
+    }
+}

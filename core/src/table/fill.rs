@@ -1,0 +1,215 @@
+//! Filling a pin table, in order of virtual address.
+//!
+//! The node that is being filled is always the last one in the arena, so that it can be made finer
+//! in place when a smaller run arrives: no free lists, and the words that a table needs follow from
+//! its runs alone. When the words run out, the filler goes on counting without writing; that is
+//! how the caller learns the exact figure.
+
+use pinfold_arch::addr::index;
+use pinfold_arch::{Order, PageCount, Pfn};
+
+use super::layout::{COARSE, FINE, Geometry, Header, Node};
+use super::slot::Slot;
+use super::{PinTable, TableError};
+
+/// Fills one table. There is one at a time: the table is in its filling state.
+#[derive(Debug)]
+pub(crate) struct Filler<'m> {
+    table: PinTable<'m>,
+    geometry: Geometry,
+    /// The page that comes next.
+    next: u64,
+    /// Words that the table needs for what has come so far.
+    used: u64,
+    /// The order-9 node of the current root block, where the root's blocks are coarser.
+    middle: Option<Node>,
+    /// The finest node, of the current order-9 block, and the word that links to it.
+    fine: Option<(Node, usize)>,
+}
+
+impl<'m> Filler<'m> {
+    /// Starts with the root.
+    pub(crate) fn new(table: PinTable<'m>, geometry: Geometry) -> Self {
+        let mut filler = Self {
+            table,
+            geometry,
+            next: geometry.start,
+            used: Header::WORDS as u64,
+            middle: None,
+            fine: None,
+        };
+        filler.grow(geometry.root().len());
+        filler
+    }
+
+    /// The table's geometry.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// What comes next, in pages from the start.
+    pub(crate) fn done(&self) -> PageCount {
+        PageCount::new(self.next - self.geometry.start)
+    }
+
+    /// Whether all that came was recorded.
+    pub(crate) fn check(&self) -> Result<(), TableError> {
+        if self.overflowed() { Err(TableError::NoSpace { need: index(self.used) }) } else { Ok(()) }
+    }
+
+    fn overflowed(&self) -> bool {
+        self.used > self.table.words.len() as u64
+    }
+
+    /// Makes room for so many vacant words at the end; where they begin.
+    fn grow(&mut self, words: u64) -> u64 {
+        let offset = self.used;
+        // Page numbers have at most 52 bits, and so have the words.
+        self.used += words;
+        if !self.overflowed() {
+            for at in offset..self.used {
+                self.table.set(index(at), Slot::Vacant.encode());
+            }
+            self.table.set(Header::USED, self.used);
+        }
+        offset
+    }
+
+    fn write(&self, word: Option<usize>, slot: Slot) {
+        if let (Some(word), false) = (word, self.overflowed()) {
+            self.table.set(word, slot.encode());
+        }
+    }
+
+    /// Records `pages` pinned frames from `pfn` on, all of one folio, for the next addresses.
+    /// Returns how many pages were recorded: fewer if the words ran out.
+    #[inline]
+    pub(crate) fn place(&mut self, pfn: Pfn, pages: PageCount) -> PageCount {
+        let end = (self.next + pages.raw()).min(self.geometry.end);
+        let from = self.next;
+        // Where pages came one by one so far, the next one is one store away.
+        if let Some((node, _)) = self.fine
+            && node.order == 0
+            && (node.first..node.end).contains(&from)
+            && end == from + 1
+            && !self.overflowed()
+        {
+            self.write(node.word(from - node.first), Slot::Page(pfn));
+            self.next = end;
+            return pages;
+        }
+        let mut recorded = 0;
+        while self.next < end {
+            // The first page's frame has an address, and so have those that follow in its folio.
+            let frame = Pfn::new(pfn.raw() + (self.next - from));
+            let before = self.next;
+            self.place_block(frame, end);
+            if !self.overflowed() {
+                recorded += self.next - before;
+            }
+        }
+        PageCount::new(recorded)
+    }
+
+    /// Records the part of the run that lies in the current block: the coarsest that it fills, or
+    /// else the current order-9 block, in a finer node.
+    #[inline]
+    fn place_block(&mut self, frame: Pfn, end: u64) {
+        let mut node = self.geometry.root();
+        loop {
+            let Some(at) = node.index_of(self.next) else { return };
+            let block_end = node.end_page(at);
+            if self.next == node.first_page(at) && block_end <= end {
+                self.write(node.word(at), Slot::Page(frame));
+                self.next = block_end;
+                return;
+            }
+            match node.order {
+                COARSE => node = self.middle_of(node, at),
+                FINE => {
+                    let end = end.min(block_end);
+                    return self.place_fine(node, at, frame, end);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// The order-9 node below an entry of the root.
+    fn middle_of(&mut self, root: Node, at: u64) -> Node {
+        let first = root.first_page(at);
+        if let Some(middle) = self.middle.filter(|middle| middle.first == first) {
+            return middle;
+        }
+        let mut middle = Node { first, end: root.end_page(at), order: FINE, offset: 0 };
+        middle.offset = self.grow(middle.len());
+        let order = Order::new(FINE).unwrap_or(Order::ZERO);
+        self.write(root.word(at), Slot::Link { offset: middle.offset, order });
+        self.middle = Some(middle);
+        middle
+    }
+
+    /// Records the run up to `end`, inside one order-9 block that it does not fill.
+    #[inline]
+    fn place_fine(&mut self, parent: Node, at: u64, frame: Pfn, end: u64) {
+        let (first, last) = (parent.first_page(at), parent.end_page(at));
+        // The coarsest blocks that begin and end where the run does; the range's ends may cut.
+        let begins = if self.next == first { u32::from(FINE) } else { self.next.trailing_zeros() };
+        let ends = if end == last { u32::from(FINE) } else { end.trailing_zeros() };
+        #[expect(clippy::cast_possible_truncation, reason = "below nine")]
+        let order = begins.min(ends).min(u32::from(FINE) - 1) as u8;
+
+        let node = match self.fine {
+            Some((node, _)) if node.first == first && node.order <= order => node,
+            Some((node, link)) if node.first == first => self.refine(node, link, order),
+            _ => {
+                let mut node = Node { first, end: last, order, offset: 0 };
+                node.offset = self.grow(node.len());
+                self.link(node, parent.word(at).unwrap_or(usize::MAX));
+                node
+            }
+        };
+        let (Some(from), Some(to)) = (node.index_of(self.next), node.index_of(end - 1)) else {
+            return;
+        };
+        for entry in from..=to {
+            let page = node.first_page(entry);
+            let frame = Pfn::new(frame.raw() + (page - self.next));
+            self.write(node.word(entry), Slot::Page(frame));
+        }
+        self.next = end;
+    }
+
+    fn link(&mut self, node: Node, word: usize) {
+        let order = Order::new(node.order).unwrap_or(Order::ZERO);
+        self.write(Some(word), Slot::Link { offset: node.offset, order });
+        self.fine = Some((node, word));
+    }
+
+    /// Makes the last node finer, in place: from the last entry backwards, so that no entry is
+    /// overwritten before it was read.
+    fn refine(&mut self, old: Node, link: usize, order: u8) -> Node {
+        let node = Node { order, ..old };
+        self.used += node.len() - old.len();
+        if !self.overflowed() {
+            for entry in (0..node.len()).rev() {
+                let page = node.first_page(entry);
+                let Some(from) = old.index_of(page) else { continue };
+                let raw = old.word(from).map_or(0, |word| self.table.get(word));
+                let slot = match Slot::decode(raw) {
+                    Slot::Page(pfn) => {
+                        Slot::Page(Pfn::new(pfn.raw() + page - old.first_page(from)))
+                    }
+                    other => other,
+                };
+                self.write(node.word(entry), slot);
+            }
+            self.table.set(Header::USED, self.used);
+        }
+        self.link(node, link);
+        node
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! The contents of a pin table as runs.
+
+use pinfold_arch::{PageCount, Pfn, VirtAddr};
+
+use super::PinTable;
+use super::layout::{Geometry, Node};
+use super::slot::Slot;
+
+/// Consecutive frames behind consecutive addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// First address.
+    pub va: VirtAddr,
+    /// First frame.
+    pub pfn: Pfn,
+    /// Length.
+    pub pages: PageCount,
+    /// Whether the device wrote to any of it.
+    pub dirty: bool,
+}
+
+/// Iterates over the runs of a table, in order of virtual address; made by
+/// [`PinTable::runs`]. Blocks that continue each other come as one run, whatever their folios.
+#[derive(Clone, Debug)]
+pub struct Runs<'m> {
+    table: PinTable<'m>,
+    geometry: Option<Geometry>,
+    /// The page to look at next.
+    next: u64,
+    /// The node that holds it, if it is known.
+    node: Option<Node>,
+    /// A block that was read and belongs to the next run.
+    ahead: Option<Run>,
+}
+
+impl<'m> Runs<'m> {
+    pub(super) fn new(table: PinTable<'m>, geometry: Option<Geometry>, from: PageCount) -> Self {
+        let next = geometry.map_or(0, |geometry| geometry.start + from.raw());
+        Self { table, geometry, next, node: None, ahead: None }
+    }
+
+    /// The next block that holds a frame.
+    fn block(&mut self) -> Option<Run> {
+        if let Some(ahead) = self.ahead.take() {
+            return Some(ahead);
+        }
+        let geometry = self.geometry?;
+        while self.next < geometry.end {
+            let (node, at) =
+                match self.node.and_then(|node| Some((node, node.index_of(self.next)?))) {
+                    Some(known) => known,
+                    None => {
+                        let (_, node, at) = self.table.descend(&geometry, self.next)?;
+                        (node, at)
+                    }
+                };
+            let slot = Slot::decode(self.table.get(node.word(at)?));
+            if let Slot::Link { .. } = slot {
+                self.node = None;
+                let (_, node, _) = self.table.descend(&geometry, self.next)?;
+                self.node = Some(node);
+                continue;
+            }
+            self.node = Some(node);
+            let page = self.next.max(node.first_page(at));
+            let end = node.end_page(at);
+            self.next = end;
+            let (pfn, dirty) = match slot {
+                Slot::Page(pfn) => (pfn, false),
+                Slot::Address { addr, dirty } | Slot::Stale { addr, dirty } => {
+                    (addr.pfn(geometry.base), dirty)
+                }
+                Slot::Vacant | Slot::Link { .. } => continue,
+            };
+            return Some(Run {
+                va: VirtAddr::new(page << geometry.base.raw()),
+                pfn: Pfn::new(pfn.raw() + (page - node.first_page(at))),
+                pages: PageCount::new(end - page),
+                dirty,
+            });
+        }
+        None
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let base = self.geometry?.base;
+        let mut run = self.block()?;
+        while let Some(block) = self.block() {
+            let next_va = run.pages.bytes(base).and_then(|bytes| run.va.checked_add(bytes));
+            let continues = block.dirty == run.dirty
+                && run.pfn.checked_add(run.pages) == Some(block.pfn)
+                && next_va == Some(block.va);
+            if !continues {
+                self.ahead = Some(block);
+                break;
+            }
+            run.pages = PageCount::new(run.pages.raw() + block.pages.raw());
+        }
+        Some(run)
+    }
+}
