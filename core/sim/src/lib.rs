@@ -1,1 +1,3 @@
-//! pinfold
+//! A machine in ordinary memory.
+
+pub mod snapshot;

@@ -1,0 +1,175 @@
+//! Page tables of real kernels, compared page by page with what those kernels said themselves.
+
+use std::collections::BTreeMap;
+
+use pinfold::host::{PhysMem, SpaceId, TableView};
+use pinfold::sync::Word;
+use pinfold::walk::{Extent, RangeWalk, Translation, translate};
+use pinfold::{
+    AddrRange, AddressSpace, PageCount, PageFormat, PageShift, PhysAddr, Rights, Table, VirtAddr,
+    X86_64,
+};
+use pinfold_sim::snapshot::{Mapping, PageRun, Snapshot};
+
+const STOCK: &[u8] = include_bytes!("snapshots/x86_64-6.1.snap");
+const WITH_CMA: &[u8] = include_bytes!("snapshots/x86_64-6.1-cma.snap");
+
+/// kpageflags: a huge page of the pool, a transparent one, a shared zero page.
+const KPF_HUGE: u64 = 1 << 17;
+const KPF_THP: u64 = 1 << 22;
+const KPF_ZERO_PAGE: u64 = 1 << 24;
+
+struct Tables(BTreeMap<u64, Vec<Word>>);
+
+impl PhysMem for Tables {
+    fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
+        Some(TableView::from_words(self.0.get(&base.raw())?.get(..entries)?))
+    }
+}
+
+struct Captured {
+    snapshot: Snapshot,
+    memory: Tables,
+    format: X86_64,
+    root: Table,
+}
+
+fn load(bytes: &[u8]) -> Captured {
+    let snapshot = Snapshot::parse(bytes).unwrap();
+    let memory = snapshot
+        .tables
+        .iter()
+        .map(|table| (table.addr, table.entries.iter().map(|raw| Word::new(raw.to_le())).collect()))
+        .collect();
+    let format = X86_64::new(snapshot.levels, snapshot.phys_bits)
+        .unwrap()
+        .with_no_execute(snapshot.no_execute);
+    let root = format.root(snapshot.root).unwrap();
+    Captured { snapshot, memory: Tables(memory), format, root }
+}
+
+/// The mapping that holds an address, and every page of it with what the kernel said.
+fn mapping_at(snapshot: &Snapshot, va: u64) -> &Mapping {
+    let found = snapshot.mappings.iter().find(|map| map.start <= va && va < map.end);
+    found.unwrap_or_else(|| panic!("the kernel listed no mapping at {va:#x}"))
+}
+
+/// What the walk should find at one page, by the kernel's own words; `None` for nothing.
+fn expected(run: &PageRun, i: u64, mapping: &Mapping) -> Option<u64> {
+    // PROT_NONE: the kernel has the page, but the CPU's entry is not present.
+    if !mapping.readable && !mapping.writable && !mapping.executable {
+        return None;
+    }
+    Some(run.frame()? + i)
+}
+
+fn compare(bytes: &[u8]) -> (u64, BTreeMap<u8, u64>) {
+    let captured = load(bytes);
+    let Captured { snapshot, memory, format, root } = &captured;
+    let space = AddressSpace::new(SpaceId(0), *format, *root);
+    let (mut compared, mut devices) = (0, 0);
+    let mut sizes = BTreeMap::new();
+    for run in &snapshot.pages {
+        let mapping = mapping_at(snapshot, run.va);
+        for i in 0..run.count {
+            let va = run.va + (i << 12);
+            let found = translate(&space, memory, VirtAddr::new(va)).unwrap();
+            let device = mapping.flags.iter().any(|flag| flag == "io" || flag == "pf");
+            if device {
+                // The kernel names no page for device registers, touched or not.
+                assert_eq!(run.frame(), None, "{va:#x} {}", mapping.name);
+                devices += u64::from(found.is_some());
+                continue;
+            }
+            let frame = found.map(|found| found.addr.raw() >> 12);
+            assert_eq!(frame, expected(run, i, mapping), "{va:#x} in {}", mapping.name);
+            if let Some(found) = found {
+                check_leaf(&found, run, mapping, va);
+                *sizes.entry(found.shift.raw()).or_default() += 1;
+            }
+            compared += 1;
+        }
+    }
+    assert!(devices > 0, "no page of device registers");
+    one_pass(&captured);
+    (compared, sizes)
+}
+
+/// Rights and size against the mapping's rights and the page's flags.
+fn check_leaf(found: &Translation, run: &PageRun, mapping: &Mapping, va: u64) {
+    assert!(found.rights.contains(Rights::USER | Rights::READ), "{va:#x}");
+    if found.rights.contains(Rights::WRITE) {
+        assert!(mapping.writable, "{va:#x} may be written, {} may not", mapping.name);
+        assert_eq!(run.kpageflags & KPF_ZERO_PAGE, 0, "the zero page at {va:#x} is writable");
+    }
+    assert_eq!(found.rights.contains(Rights::EXECUTE), mapping.executable, "{va:#x}");
+    if found.shift > PageShift::SIZE_4K {
+        let huge = run.kpageflags & (KPF_HUGE | KPF_THP | KPF_ZERO_PAGE);
+        assert_ne!(huge, 0, "{va:#x}: a large leaf, but the kernel names no huge page");
+    }
+    if run.kpageflags & KPF_HUGE != 0 {
+        assert!(found.shift > PageShift::SIZE_4K, "{va:#x}: a hugetlb page in small leaves");
+    }
+}
+
+/// The walk in one pass over each mapping finds what the page-by-page walk found.
+fn one_pass(captured: &Captured) {
+    let Captured { snapshot, memory, format, root } = captured;
+    let space = AddressSpace::new(SpaceId(0), *format, *root);
+    for mapping in &snapshot.mappings {
+        let pages = PageCount::new((mapping.end - mapping.start) >> 12);
+        let range = AddrRange::new(VirtAddr::new(mapping.start), pages, format.base()).unwrap();
+        if !format.valid(&range) || range.last().raw() >> 47 != 0 {
+            continue; // the kernel half (vsyscall) is not in the snapshot
+        }
+        let mut walk = RangeWalk::new(*format, *root, memory, range).unwrap();
+        let mut next = mapping.start;
+        while let Some(extent) = walk.next_extent().unwrap() {
+            let (va, first, pages) = match extent {
+                Extent::Hole { va, pages } => (va, None, pages.raw()),
+                Extent::Leaf(run) => (run.va, Some(run.pfn.raw()), run.pages.raw()),
+            };
+            assert_eq!(va.raw(), next, "{}", mapping.name);
+            for i in 0..pages {
+                let at = VirtAddr::new(next + (i << 12));
+                let found = translate(&space, memory, at).unwrap();
+                let frame = found.map(|found| found.addr.raw() >> 12);
+                assert_eq!(frame, first.map(|first| first + i), "{at}");
+            }
+            next += pages << 12;
+        }
+        assert_eq!(next, mapping.end, "{}", mapping.name);
+    }
+}
+
+#[test]
+fn a_stock_debian_kernel_agrees_on_every_page() {
+    let (compared, sizes) = compare(STOCK);
+    assert!(compared > 20_000, "only {compared} pages were compared");
+    assert!(sizes[&12] > 1000 && sizes[&21] > 10 * 512, "{sizes:?}");
+}
+
+#[test]
+fn a_kernel_with_cma_agrees_on_every_page() {
+    let (compared, sizes) = compare(WITH_CMA);
+    assert!(compared > 20_000, "only {compared} pages were compared");
+    assert!(sizes[&12] > 1000 && sizes[&21] > 10 * 512, "{sizes:?}");
+}
+
+/// The comparison can fail: any used entry of a last-level table, changed, is noticed.
+#[test]
+fn a_flipped_address_bit_is_noticed() {
+    compare(STOCK);
+    let clean = Snapshot::parse(STOCK).unwrap();
+    let mut tried = 0;
+    for (at, table) in clean.tables.iter().enumerate().skip(1) {
+        let Some(index) = table.entries.iter().position(|raw| raw & 1 != 0) else { continue };
+        let mut broken = clean.clone();
+        broken.tables[at].entries[index] ^= 1 << 30;
+        let bytes = broken.to_bytes();
+        let quiet = std::panic::catch_unwind(|| compare(&bytes));
+        assert!(quiet.is_err(), "table {at}, entry {index}");
+        tried += 1;
+    }
+    assert!(tried > 10);
+}
