@@ -3,6 +3,7 @@
 //! `cargo xtask --help` says what there is; `cargo xtask test --list` says what each tier needs and
 //! how long it takes.
 
+mod capture;
 mod command;
 mod counts;
 mod need;
@@ -20,6 +21,7 @@ usage: cargo xtask COMMAND
   test TIER [TIER...]   these tiers only
   test --list           the tiers, what each needs and how long it takes
   setup [--yes]         what the other tiers need; installs what is missing after asking
+  capture [--help]      page tables and frames of a Debian kernel under QEMU, as a snapshot
 ";
 
 fn main() -> ExitCode {
@@ -31,6 +33,13 @@ fn main() -> ExitCode {
         }
         Some("test") => tiers::run(&args[1..]),
         Some("setup") => setup::run(&args[1..]),
+        Some("capture") => match capture::run(&args[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Some(other) => usage(&format!("there is no command `{other}`")),
         None => usage("a command is missing"),
     }

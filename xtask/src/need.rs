@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::command::command;
+use crate::capture::kernel;
+use crate::command::{command, root};
 
 /// How to see that a tool is there.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(crate) enum Probe {
     Runs(&'static str, &'static [&'static str]),
     /// This file exists.
     File(&'static str),
+    /// This function says so.
+    Asks(fn() -> bool),
 }
 
 /// Where a tool comes from.
@@ -21,6 +24,8 @@ pub(crate) enum From {
     Debian(&'static str),
     /// `cargo install`: crate and version.
     Crate(&'static str, &'static str),
+    /// This command, which wants Debian's package lists.
+    Command(&'static str),
     /// Nothing that setup could install; the text says what to do.
     Hand(&'static str),
 }
@@ -41,6 +46,7 @@ impl Need {
     pub(crate) fn present(&self) -> bool {
         match self.probe {
             Probe::File(path) => Path::new(path).exists(),
+            Probe::Asks(present) => present(),
             Probe::Runs(program, args) => command(program, args)
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -56,7 +62,9 @@ impl Need {
             From::Crate(name, version) => {
                 format!("{} is missing (cargo install --locked {name}@{version})", self.name)
             }
-            From::Hand(what) => format!("{} is missing ({what})", self.name),
+            From::Command(what) | From::Hand(what) => {
+                format!("{} is missing ({what})", self.name)
+            }
         }
     }
 }
@@ -89,6 +97,17 @@ pub(crate) const LIBC: Need = Need {
     from: From::Debian("libc6-dev"),
 };
 pub(crate) const VALGRIND: Need = Need::debian("valgrind", "valgrind");
+
+pub(crate) const QEMU: Need = Need::debian("qemu-system-x86_64", "qemu-system-x86");
+
+/// A kernel to boot: a package that is unpacked under `target`, never installed.
+pub(crate) const KERNEL: Need = Need {
+    name: "a Debian kernel",
+    probe: Probe::Asks(|| kernel::newest(&root().join("target/kernels")).is_some()),
+    from: From::Command(
+        "cargo xtask capture --arch x86_64 --fetch --out target/capture/fetched.snap",
+    ),
+};
 
 pub(crate) const NIGHTLY: Need = Need {
     name: "nightly Rust",

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &[String]) -> ExitCode {
     let missing = survey();
     let by_hand = missing.iter().filter_map(|need| match need.from {
         From::Hand(what) => Some((need.name, what)),
-        From::Debian(_) | From::Crate(..) => None,
+        From::Debian(_) | From::Crate(..) | From::Command(_) => None,
     });
     for (name, what) in by_hand {
         println!("not installed by setup: {name} ({what})");
@@ -66,29 +66,36 @@ fn survey() -> Vec<&'static Need> {
     missing
 }
 
-/// The commands that bring what is missing, Debian's packages first.
+/// The commands that bring what is missing: Debian's packages first, the others may want them.
 fn install_lines(missing: &[&Need]) -> Vec<Vec<String>> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut packages = Vec::new();
-    let mut crates = Vec::new();
+    let mut others = Vec::new();
+    let mut lists = false;
     for need in missing {
         match need.from {
             From::Debian(package) => packages.push(package.to_owned()),
             From::Crate(name, version) => {
-                crates.push(words(&format!("cargo install --locked {name}@{version}")));
+                others.push(words(&format!("cargo install --locked {name}@{version}")));
+            }
+            From::Command(line) => {
+                lists = true;
+                others.push(words(line));
             }
             From::Hand(_) => {}
         }
     }
+    let apt = if is_root() { "apt-get" } else { "sudo apt-get" };
     let mut lines = Vec::new();
-    if !packages.is_empty() {
-        let apt = if is_root() { "apt-get" } else { "sudo apt-get" };
+    if lists || !packages.is_empty() {
         lines.push(words(&format!("{apt} update")));
+    }
+    if !packages.is_empty() {
         let mut install = words(&format!("{apt} install --yes --no-install-recommends"));
         install.append(&mut packages);
         lines.push(install);
     }
-    lines.append(&mut crates);
+    lines.append(&mut others);
     lines
 }
 
@@ -123,15 +130,22 @@ fn install(lines: &[Vec<String>]) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::install_lines;
-    use crate::need::{CARGO_DENY, CXX, NIGHTLY, VALGRIND};
+    use crate::need::{CARGO_DENY, KERNEL, NIGHTLY, QEMU, VALGRIND};
+
+    fn last_words(lines: &[Vec<String>]) -> Vec<&str> {
+        lines.iter().filter_map(|line| line.last().map(String::as_str)).collect()
+    }
 
     #[test]
-    fn packages_in_one_line_and_crates_one_by_one() {
-        let lines = install_lines(&[&VALGRIND, &CARGO_DENY, &CXX, &NIGHTLY]);
-        let last: Vec<&str> =
-            lines.iter().filter_map(|line| line.last().map(String::as_str)).collect();
-        assert_eq!(last, ["update", "g++", "cargo-deny@0.20.2"]);
+    fn packages_in_one_line_and_the_others_one_by_one() {
+        let lines = install_lines(&[&VALGRIND, &CARGO_DENY, &QEMU, &NIGHTLY]);
+        assert_eq!(last_words(&lines), ["update", "qemu-system-x86", "cargo-deny@0.20.2"]);
         assert!(lines[1].contains(&"valgrind".to_owned()));
         assert!(install_lines(&[&NIGHTLY]).is_empty());
+    }
+
+    #[test]
+    fn a_kernel_wants_fresh_package_lists() {
+        assert_eq!(last_words(&install_lines(&[&KERNEL]))[0], "update");
     }
 }

@@ -79,6 +79,13 @@ pub(crate) const EXTRA: &[Tier] = &[
         &[&need::NIGHTLY, &need::CARGO_FUZZ, &need::CXX],
         extra::fuzz,
     ),
+    Tier::new(
+        "capture",
+        "a fresh kernel's tables, pinned by pin_guest",
+        "0.5",
+        &[&need::QEMU, &need::CC, &need::KERNEL],
+        extra::capture,
+    ),
     Tier::new("deny", "licences, bans, sources", "0.1", &[&need::CARGO_DENY], extra::deny),
     Tier::new("package", "what would be published builds", "1", &[], extra::package),
     Tier::new("bench", "the benches run, briefly", "1", &[], extra::bench),

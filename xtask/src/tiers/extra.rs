@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Outcome, Stop};
+use super::{Outcome, Stop, hosted};
 use crate::command::{Show, check, command, root};
 use crate::counts::Counts;
 use crate::need::NEXTEST;
@@ -42,6 +42,16 @@ pub(super) fn fuzz() -> Outcome {
         check(run, Show::OnFailure)?;
     }
     Ok(Counts::default())
+}
+
+/// Page tables as a real kernel of today writes them, not only those committed.
+pub(super) fn capture() -> Outcome {
+    let out = root().join("target/capture/fresh.snap").display().to_string();
+    let args = ["--arch", "x86_64", "--out", &out].map(str::to_owned);
+    crate::capture::run(&args).map_err(|why| Stop::Failed { counts: Counts::default(), why })?;
+    let mut example = hosted::pin_guest();
+    example.args(["--", "--snapshot", &out]);
+    check(example, Show::OnFailure)
 }
 
 pub(super) fn deny() -> Outcome {

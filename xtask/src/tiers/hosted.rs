@@ -1,5 +1,7 @@
 //! The tiers that stable Rust alone can run.
 
+use std::process::Command;
+
 use super::Outcome;
 use crate::command::{Show, check, command};
 use crate::need::{CXX, NEXTEST};
@@ -35,8 +37,11 @@ pub(super) fn doc() -> Outcome {
 }
 
 pub(super) fn example() -> Outcome {
-    let args = ["run", "--release", "--package", "pinfold", "--example", "pin_guest"];
-    check(command("cargo", &args), Show::OnFailure)
+    check(pin_guest(), Show::OnFailure)
+}
+
+pub(super) fn pin_guest() -> Command {
+    command("cargo", &["run", "--release", "--package", "pinfold", "--example", "pin_guest"])
 }
 
 pub(super) fn fuzz_build() -> Outcome {
