@@ -42,6 +42,28 @@ pub struct PinRequest {
     pub revocable: bool,
 }
 
+impl PinRequest {
+    /// A fixed long-term pin by holder 0, on account 0. Name other fields where they matter:
+    ///
+    /// ```
+    /// # use pinfold::*;
+    /// # let range = AddrRange::new(VirtAddr::new(0), PageCount::ONE, PageShift::SIZE_4K)?;
+    /// let request = PinRequest { holder: HolderId(3), ..PinRequest::longterm(range, Access::READ) };
+    /// # let _ = request; Ok::<(), pinfold_arch::addr::RangeError>(())
+    /// ```
+    #[must_use]
+    pub const fn longterm(range: AddrRange, access: Access) -> Self {
+        Self {
+            range,
+            access,
+            flags: PinFlags::LONGTERM,
+            holder: HolderId(0),
+            account: AccountId(0),
+            revocable: false,
+        }
+    }
+}
+
 /// Who is charged. The embedder chooses the numbers (a process, a user, a control group).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct AccountId(pub u32);
