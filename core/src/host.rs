@@ -97,6 +97,50 @@ pub trait GupHost: Host {
     fn reclaim(&self) -> &Self::Reclaim;
 }
 
+impl<H: Host + ?Sized> Host for &H {
+    type Wait = H::Wait;
+    type Account = H::Account;
+    type Trace = H::Trace;
+
+    fn wait(&self) -> &H::Wait {
+        (**self).wait()
+    }
+    fn account(&self) -> &H::Account {
+        (**self).account()
+    }
+    fn trace(&self) -> &H::Trace {
+        (**self).trace()
+    }
+}
+
+impl<H: GupHost + ?Sized> GupHost for &H {
+    type Memory = H::Memory;
+    type Mappings = H::Mappings;
+    type Guard = H::Guard;
+    type Fault = H::Fault;
+    type Migrate = H::Migrate;
+    type Reclaim = H::Reclaim;
+
+    fn memory(&self) -> &H::Memory {
+        (**self).memory()
+    }
+    fn mappings(&self) -> &H::Mappings {
+        (**self).mappings()
+    }
+    fn guard(&self) -> &H::Guard {
+        (**self).guard()
+    }
+    fn fault(&self) -> &H::Fault {
+        (**self).fault()
+    }
+    fn migrate(&self) -> &H::Migrate {
+        (**self).migrate()
+    }
+    fn reclaim(&self) -> &H::Reclaim {
+        (**self).reclaim()
+    }
+}
+
 /// A host put together from parts: name a field for what you have, take the ready-made part for
 /// what you do not.
 ///
