@@ -30,4 +30,8 @@ pub enum ErrorKind {
     Corrupt = 11,
     /// There is nothing of that name, or not any more.
     NotFound = 12,
+    /// A function of the host broke its contract: it reported too little, too much or nonsense.
+    BadHost = 13,
+    /// It cannot be answered here and now; a way that may sleep can.
+    TooHard = 14,
 }

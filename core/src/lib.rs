@@ -43,6 +43,8 @@ pub mod table;
 
 pub mod pin;
 
+pub mod source;
+
 pub mod engine;
 
 pub use engine::Engine;
@@ -50,5 +52,6 @@ pub use error::ErrorKind;
 pub use frames::FrameTable;
 pub use pin::{Dirtied, PinCause, PinError, Pinned, UnpinError, Unpinned};
 pub use request::{AccountId, HolderId, PinFlags, PinRequest};
+pub use source::HostPins;
 pub use space::AddressSpace;
 pub use table::PinTable;

@@ -5,7 +5,7 @@ use pinfold_arch::{Order, Pfn, VirtAddr};
 
 use crate::error::ErrorKind;
 use crate::folio::Why;
-use crate::host::{FaultError, MigrateError, OverLimit};
+use crate::host::{FaultError, MigrateError, OverLimit, SourceError};
 use crate::policy::{Refusal, RequestError};
 use crate::table::TableError;
 use crate::walk::WalkError;
@@ -92,13 +92,16 @@ pub enum PinCause {
     /// The pin table refused: too small, in use.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The host's own pin call failed, or its answer was wrong.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// `pause` stopped the call.
     #[error("interrupted")]
     Interrupted,
 }
 
 impl PinCause {
-    pub(super) fn at(self, at: VirtAddr) -> PinError {
+    pub(crate) fn at(self, at: VirtAddr) -> PinError {
         PinError { at, cause: self }
     }
 }
@@ -122,6 +125,7 @@ impl PinError {
             PinCause::Overflow { .. } => ErrorKind::Overflow,
             PinCause::OverLimit(_) => ErrorKind::OverLimit,
             PinCause::Table(error) => error.kind(),
+            PinCause::Source(error) => error.kind(),
             PinCause::Interrupted => ErrorKind::Interrupted,
         }
     }

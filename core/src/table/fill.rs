@@ -66,10 +66,12 @@ impl<'m> Filler<'m> {
         let offset = self.used;
         // Page numbers have at most 52 bits, and so have the words.
         self.used += words;
+        // Also where they do not all fit: a root that was cut is still read when pins are given back,
+        // and what stood in the words before must not be taken for pins.
+        for at in offset..self.used.min(self.table.words.len() as u64) {
+            self.table.set(index(at), Slot::Vacant.encode());
+        }
         if !self.overflowed() {
-            for at in offset..self.used {
-                self.table.set(index(at), Slot::Vacant.encode());
-            }
             self.table.set(Header::USED, self.used);
         }
         offset
