@@ -9,7 +9,8 @@ use pinfold_arch::{Entry, Leaf, LeafFlags};
 
 use crate::format::TableFormat;
 use crate::layout::FrameRange;
-use crate::space::{Thp, Vma};
+use crate::map::Thp;
+use crate::space::Vma;
 use crate::state::{NoMemory, State};
 use crate::tables::Spot;
 use crate::zones::Want;
@@ -84,9 +85,10 @@ impl<F: TableFormat> State<'_, F> {
         fault: &Fault,
     ) -> Result<(), FaultError> {
         let write = fault.access.contains(Access::WRITE);
-        if leaf.rights != vma.rights(leaf.rights.contains(pinfold::Rights::WRITE)) {
-            // A right that a change of protection took and another gave back.
-            let rights = vma.rights(leaf.rights.contains(pinfold::Rights::WRITE));
+        // A right that a change of protection took and another gave back. Code may run as before.
+        let rights = vma.rights(leaf.rights.contains(pinfold::Rights::WRITE))
+            | leaf.rights & pinfold::Rights::EXECUTE;
+        if leaf.rights != rights {
             self.set_rights(spot, leaf, rights);
         }
         let satisfied = leaf.rights.contains(pinfold::Rights::WRITE) || !(write || fault.unshare);

@@ -8,7 +8,8 @@ use pinfold::{AddressSpace, Order, Pfn, Rights, VirtAddr};
 use pinfold_arch::{Entry, Leaf};
 
 use crate::format::TableFormat;
-use crate::space::{MapError, Vma};
+use crate::map::MapError;
+use crate::space::Vma;
 use crate::state::{NoMemory, State};
 use crate::tables::Spot;
 use crate::zones::Want;

@@ -105,6 +105,10 @@ impl<'m, F> Injector<'m, F> {
         self.plan(call, nth, Action::Do(deed));
     }
 
+    pub(crate) fn scheduled(&self) -> bool {
+        !lock(&self.plan).is_empty()
+    }
+
     pub(crate) fn disarm(&self) {
         lock(&self.plan).clear();
         self.armed.store(false, Ordering::SeqCst);

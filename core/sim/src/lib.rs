@@ -6,7 +6,6 @@
 //! it misbehaves on demand.
 //!
 //! ```
-//! use pinfold::{Access, PageCount};
 //! use pinfold_sim::{Layout, Machine, MapSpec, Ram};
 //!
 //! let ram = Ram::new(&Layout::small());
@@ -42,6 +41,7 @@ mod host;
 mod inject;
 mod layout;
 mod machine;
+mod map;
 mod migrate;
 mod objects;
 mod ram;
@@ -52,6 +52,7 @@ mod zones;
 
 pub mod hostile;
 pub mod model;
+pub mod script;
 pub mod snapshot;
 
 pub use contig::ContigError;
@@ -62,8 +63,8 @@ pub use host::Breach;
 pub use inject::HostCall;
 pub use layout::{FrameRange, Layout, ZoneKind, ZoneLayout, mib};
 pub use machine::Machine;
+pub use map::{MapError, MapSpec, Thp};
 pub use objects::{FileId, FileKind, TruncateError};
 pub use ram::Ram;
-pub use space::{MapError, MapSpec, Thp};
 pub use state::NoMemory;
 pub use zones::{Place, Want, ZoneCounts};

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pinfold::folio::Folio;
 use pinfold::frames::FrameTable;
 use pinfold::host::{FaultError, Mapping, MigrateError, SpaceId};
-use pinfold::{Access, AccountId, AddressSpace, Order, PageCount, Pfn, PhysAddr, VirtAddr, X86_64};
+use pinfold::{
+    Access, AccountId, AddrRange, AddressSpace, Order, PageCount, Pfn, PhysAddr, VirtAddr, X86_64,
+};
 
 use crate::account::Accounts;
 use crate::contig::ContigError;
@@ -15,9 +17,9 @@ use crate::guard::{FreePolicy, Guards};
 use crate::host::Log;
 use crate::inject::{HostCall, Injector};
 use crate::layout::{FrameRange, ZoneKind};
+use crate::map::{MapError, MapSpec};
 use crate::objects::{FileId, FileKind, TruncateError};
 use crate::ram::Ram;
-use crate::space::{MapError, MapSpec};
 use crate::state::{NoMemory, State};
 use crate::zones::{Place, Want, ZoneCounts};
 
@@ -116,6 +118,12 @@ impl<'m, F: TableFormat> Machine<'m, F> {
         self.state().spaces.values().map(|space| Arc::clone(&space.handle)).collect()
     }
 
+    /// The space with this name.
+    #[must_use]
+    pub fn space(&self, id: SpaceId) -> Option<Arc<AddressSpace<F>>> {
+        self.state().spaces.get(&id.0).map(|space| Arc::clone(&space.handle))
+    }
+
     /// A copy of a space that shares its private memory until one of the two writes.
     ///
     /// # Errors
@@ -160,6 +168,14 @@ impl<'m, F: TableFormat> Machine<'m, F> {
         access: Access,
     ) -> Result<(), MapError> {
         self.state().protect(id, VirtAddr::new(at), PageCount::new(pages), access)
+    }
+
+    /// Every mapping of a space, in order of addresses.
+    #[must_use]
+    pub fn mappings(&self, id: SpaceId) -> Vec<Mapping> {
+        let state = self.state();
+        let vmas = state.spaces.get(&id.0).map(|space| space.vmas.values());
+        vmas.into_iter().flatten().map(|vma| vma.mapping()).collect()
     }
 
     /// The mapping that holds an address.
@@ -242,6 +258,12 @@ impl<'m, F: TableFormat> Machine<'m, F> {
         self.state().close_file(file)
     }
 
+    /// Where pages of a file from `from` on are mapped.
+    #[must_use]
+    pub fn file_ranges(&self, file: FileId, from: u64) -> Vec<(SpaceId, AddrRange)> {
+        self.state().file_ranges(file, from)
+    }
+
     /// Drops clean pages of files on disk that nobody pins. Returns how many folios went.
     pub fn shrink(&self) -> u64 {
         self.state().shrink()
@@ -259,6 +281,14 @@ impl<'m, F: TableFormat> Machine<'m, F> {
     #[must_use]
     pub fn free_frames(&self) -> PageCount {
         PageCount::new(self.zones().iter().map(|zone| zone.free.raw()).sum())
+    }
+
+    /// Frames that are not free when nobody uses the machine: the zero pages and the pool.
+    #[must_use]
+    pub fn kept_frames(&self) -> u64 {
+        let state = self.state();
+        let kept = state.pool.iter().copied().chain([state.zero]).chain(state.huge_zero);
+        kept.map(|head| state.folio(head).map_or(0, |folio| folio.order().pages().raw())).sum()
     }
 
     /// In what kind of place a frame lies; `None` outside memory.
@@ -412,6 +442,12 @@ impl<'m, F: TableFormat> Machine<'m, F> {
     /// use the machine, not the engine.
     pub fn during(&self, call: HostCall, nth: u64, deed: impl FnOnce(&Self) + Send + 'm) {
         self.injector.during(call, nth, Box::new(deed));
+    }
+
+    /// Whether anything is scheduled that has not happened.
+    #[must_use]
+    pub fn scheduled(&self) -> bool {
+        self.injector.scheduled()
     }
 
     /// Forgets what was scheduled and has not happened.

@@ -91,6 +91,12 @@ impl<'m, F: TableFormat> State<'m, F> {
             (FolioKind::Anonymous, Want::In(Place::Zone(ZoneKind::PeerToPeer))) => {
                 FolioKind::PeerToPeer
             }
+            // Only anonymous memory lies with devices.
+            (_, Want::In(Place::Zone(zone)))
+                if zone != ZoneKind::Normal && zone != ZoneKind::Movable =>
+            {
+                return Err(MigrateError::Unmovable);
+            }
             (FolioKind::Anonymous | FolioKind::DeviceCoherent, _) => FolioKind::Anonymous,
             (FolioKind::File | FolioKind::Shmem, _) => kind,
             _ => return Err(MigrateError::Unmovable),

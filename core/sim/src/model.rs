@@ -18,7 +18,9 @@ use std::collections::BTreeMap;
 
 use pinfold::folio::{Folio, FolioFlags, FolioKind};
 use pinfold::host::SpaceId;
-use pinfold::{Access, AddrRange, PageCount, Pfn, PhysAddr, PinFlags, PinRequest, VirtAddr};
+use pinfold::{
+    Access, AddrRange, Order, Pfn, PhysAddr, PinFlags, PinRequest, Rights, VirtAddr,
+};
 use pinfold_arch::{Entry, Leaf};
 
 use crate::format::TableFormat;
@@ -57,6 +59,18 @@ pub struct Books {
     charged: BTreeMap<u32, u64>,
 }
 
+impl Books {
+    /// Whether they agree; with `others`, only in what is the engine's.
+    #[must_use]
+    pub fn same(&self, other: &Self, others: bool) -> bool {
+        let engine = self.pins == other.pins && self.charged == other.charged;
+        engine && (others || self.foreign == other.foreign)
+    }
+}
+
+/// What a pin table says about an address.
+pub type Lookup<'a> = &'a dyn Fn(VirtAddr) -> Option<PhysAddr>;
+
 /// `Err` with what is wrong.
 pub type Verdict = Result<(), String>;
 
@@ -73,6 +87,9 @@ impl Model {
 
     /// A pin call has succeeded. `table` names its pin table until [`unpinned`](Self::unpinned).
     ///
+    /// What was pinned is what the page tables say now. If mappings were changed during the call,
+    /// they say nothing about what was pinned then: `disturbed` asks the pin table instead.
+    ///
     /// # Errors
     /// If a page is not mapped, not as asked, or lies where it must not be pinned.
     pub fn pinned<F: TableFormat>(
@@ -81,23 +98,22 @@ impl Model {
         table: u64,
         space: SpaceId,
         request: &PinRequest,
+        disturbed: Option<Lookup<'_>>,
     ) -> Verdict {
         let state = machine.state();
         let mut pages = Vec::new();
         for va in addresses(&request.range) {
-            let (leaf, pfn) = mapped(&state, space, va)
-                .ok_or_else(|| format!("{va} was pinned and is not mapped"))?;
-            ensure(leaf.rights.allow(request.access), || {
-                format!("{va} was pinned for {:?} and grants {:?}", request.access, leaf.rights)
-            })?;
-            let folio = state.folio(pfn).ok_or_else(|| format!("{pfn} was pinned: no memory"))?;
-            let isolated = folio.info().flags.contains(FolioFlags::ISOLATED);
-            let longterm = request.flags.contains(PinFlags::LONGTERM);
-            ensure(!(longterm && isolated), || format!("{pfn} is being emptied and was pinned"))?;
-            let vma = state.vma(space, va).ok_or_else(|| format!("{va} is in no mapping"))?;
-            let own = folio.info().flags.contains(FolioFlags::EXCLUSIVE);
-            let write = request.access.contains(Access::WRITE);
-            pages.push(Page { pfn, attached: write || longterm || vma.spec.shared || own });
+            let page = match disturbed {
+                None => undisturbed(&state, space, va, request)?,
+                Some(lookup) => {
+                    let at = lookup(va).ok_or_else(|| format!("{va} is not in its table"))?;
+                    let pfn = at.pfn(state.base());
+                    let now = mapped(&state, space, va).map(|(_, pfn)| pfn);
+                    let stays = stays(&state, space, va, pfn, request);
+                    Page { pfn, attached: now == Some(pfn) && stays }
+                }
+            };
+            pages.push(page);
         }
         drop(state);
         let held = Held { space, request: *request, pages };
@@ -158,9 +174,8 @@ impl Model {
     #[must_use]
     pub fn books<F: TableFormat>(machine: &Machine<'_, F>) -> Books {
         let state = machine.state();
-        let counts = folios(&state)
-            .into_iter()
-            .map(|folio| (folio.head(), state.frames.counts_of(folio).pins()));
+        let used = folios(&state).into_iter().filter(|f| f.info().kind != FolioKind::Free);
+        let counts = used.map(|folio| (folio.head(), state.frames.counts_of(folio).pins()));
         Books {
             pins: counts.filter(|(_, pins)| *pins != 0).collect(),
             foreign: state.foreign.values().map(|held| u64::from(*held)).sum(),
@@ -177,10 +192,17 @@ impl Model {
         ensure(breaches.is_empty(), || format!("the engine broke a rule: {breaches:?}"))?;
         let state = machine.state();
         let owed = self.owed(&state, &machine.guards.waiting())?;
+        let mut free = Vec::new();
         for folio in folios(&state) {
-            check_folio(&state, folio, owed.get(&folio.head()).copied().unwrap_or_default())?;
+            let head = folio.head();
+            if folio.info().kind == FolioKind::Free {
+                check_free(&state, folio)?;
+                free.push(head);
+            } else {
+                check_folio(&state, folio, owed.get(&head).copied().unwrap_or_default())?;
+            }
         }
-        check_zones(&state)?;
+        check_zones(&state, &free)?;
         self.check_held(&state)?;
         let charged = machine.accounts.charged();
         let due = self.due();
@@ -213,7 +235,8 @@ impl Model {
                 let vma = state.vma(SpaceId(*id), va);
                 let vma = vma.ok_or_else(|| format!("{va} of space {id} is in no mapping"))?;
                 let write = vma.spec.access.contains(Access::WRITE);
-                ensure(vma.rights(write).contains(leaf.rights), || {
+                let run = Rights::EXECUTE; // whether code may run there is not a pin's business
+                ensure((vma.rights(write) | run).contains(leaf.rights), || {
                     format!("{va} of space {id} grants {:?}", leaf.rights)
                 })?;
                 let Some(folio) = state.folio(state.pfn_of(&leaf)) else { continue };
@@ -307,6 +330,46 @@ fn mapped<F: TableFormat>(
     Some((leaf, state.page_pfn(va, &leaf)))
 }
 
+/// The page at `va` after a pin call during which nothing else happened.
+fn undisturbed<F: TableFormat>(
+    state: &State<'_, F>,
+    space: SpaceId,
+    va: VirtAddr,
+    request: &PinRequest,
+) -> Result<Page, String> {
+    let (leaf, pfn) =
+        mapped(state, space, va).ok_or_else(|| format!("{va} was pinned and is not mapped"))?;
+    ensure(leaf.rights.allow(request.access), || {
+        format!("{va} was pinned for {:?} and grants {:?}", request.access, leaf.rights)
+    })?;
+    let folio = state.folio(pfn).ok_or_else(|| format!("{pfn} was pinned and is no memory"))?;
+    let vma = state.vma(space, va).ok_or_else(|| format!("{va} is in no mapping"))?;
+    let info = folio.info();
+    let longterm = request.flags.contains(PinFlags::LONGTERM);
+    let write = request.access.contains(Access::WRITE);
+    let isolated = info.flags.contains(FolioFlags::ISOLATED);
+    ensure(!(longterm && isolated), || format!("{pfn} is being emptied and was pinned"))?;
+    ensure(info.kind != FolioKind::Secret, || format!("{pfn} is secret and was pinned"))?;
+    let tracked = vma.mapping().dirty_tracked && write && longterm;
+    ensure(!tracked, || format!("{va} needs dirty tracking and was pinned for long writes"))?;
+    Ok(Page { pfn, attached: stays(state, space, va, pfn, request) })
+}
+
+/// Whether the process must go on seeing the frame that was pinned: not what a short read pinned
+/// of a page that a write would replace.
+fn stays<F: TableFormat>(
+    state: &State<'_, F>,
+    space: SpaceId,
+    va: VirtAddr,
+    pfn: Pfn,
+    request: &PinRequest,
+) -> bool {
+    let own = state.folio(pfn).map(|folio| folio.info().flags.contains(FolioFlags::EXCLUSIVE));
+    let shared = state.vma(space, va).is_some_and(|vma| vma.spec.shared);
+    let longterm = request.flags.contains(PinFlags::LONGTERM);
+    request.access.contains(Access::WRITE) || longterm || shared || own == Some(true)
+}
+
 /// Every folio of the machine.
 fn folios<F: TableFormat>(state: &State<'_, F>) -> Vec<Folio> {
     let frames = state.ram.frames();
@@ -321,6 +384,15 @@ fn folios<F: TableFormat>(state: &State<'_, F>) -> Vec<Folio> {
     found
 }
 
+fn check_free<F: TableFormat>(state: &State<'_, F>, folio: Folio) -> Verdict {
+    let counts = state.frames.counts_of(folio);
+    let idle = counts.references() == 0 && counts.pins() == 0 && !counts.is_frozen();
+    let small = folio.order() == Order::ZERO;
+    ensure(small && idle && state.zones.is_free(folio.head()), || {
+        format!("{folio:?} is free and has {counts:?}, or the allocator disagrees")
+    })
+}
+
 fn check_folio<F: TableFormat>(state: &State<'_, F>, folio: Folio, owed: Owed) -> Verdict {
     let (head, info) = (folio.head(), folio.info());
     let counts = state.frames.counts_of(folio);
@@ -329,10 +401,9 @@ fn check_folio<F: TableFormat>(state: &State<'_, F>, folio: Folio, owed: Owed) -
     ensure(counts.pins() == owed.pins, || about("wrong pins"))?;
     let references = owed.mappings + owed.own + owed.pins;
     ensure(counts.references() == references, || about("wrong references"))?;
-    let free = info.kind == FolioKind::Free;
-    ensure(free == state.zones.is_free(head), || about("the allocator disagrees"))?;
-    let idle = free || state.pool.contains(&head);
-    ensure(idle == (references == 0), || about("used without references, or free with some"))?;
+    ensure(!state.zones.is_free(head), || about("the allocator takes it for free"))?;
+    let idle = state.pool.contains(&head);
+    ensure(idle == (references == 0), || about("used without references, or idle with some"))?;
     let place = FolioFlags::CMA | FolioFlags::MOVABLE;
     let due = state.zones.place_flags(head) & place;
     ensure(info.flags & place == due, || about("not the flags of its place"))?;
@@ -344,13 +415,11 @@ fn check_folio<F: TableFormat>(state: &State<'_, F>, folio: Folio, owed: Owed) -
     ensure(!anonymous || exclusive || owed.pins == 0, || about("pinned and shared"))
 }
 
-fn check_zones<F: TableFormat>(state: &State<'_, F>) -> Verdict {
+/// Every zone has as many free frames as the allocator says.
+fn check_zones<F: TableFormat>(state: &State<'_, F>, free: &[Pfn]) -> Verdict {
     for zone in state.zones.counts() {
-        let free = zone.frames.iter().filter(|pfn| {
-            state.folio(*pfn).is_some_and(|folio| folio.info().kind == FolioKind::Free)
-        });
-        let free = PageCount::new(free.count() as u64);
-        ensure(free == zone.free, || format!("{free} frames are free, {zone:?} says otherwise"))?;
+        let found = free.iter().filter(|pfn| zone.frames.contains(**pfn)).count() as u64;
+        ensure(found == zone.free.raw(), || format!("{found} frames are free, {zone:?} differs"))?;
     }
     Ok(())
 }

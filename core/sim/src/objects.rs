@@ -1,14 +1,15 @@
 //! Files and other memory that several mappings share: page caches.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pinfold::folio::{FolioFlags, FolioKind};
-use pinfold::host::{FaultError, MappingKind};
-use pinfold::{Order, Pfn, VirtAddr};
+use pinfold::host::{FaultError, MappingKind, SpaceId};
+use pinfold::{AddrRange, Order, PageCount, Pfn, VirtAddr};
 
 use crate::format::TableFormat;
 use crate::layout::ZoneKind;
-use crate::space::{MapError, MapSpec};
+use crate::map::{MapError, MapSpec};
 use crate::state::State;
 use crate::zones::{Place, Want};
 
@@ -211,25 +212,26 @@ impl<F: TableFormat> State<'_, F> {
         Ok(())
     }
 
+    /// Where pages of a file from `from` on are mapped.
+    pub(crate) fn file_ranges(&self, file: FileId, from: u64) -> Vec<(SpaceId, AddrRange)> {
+        let mut ranges = Vec::new();
+        for (id, space) in &self.spaces {
+            for vma in space.vmas.values().filter(|vma| vma.spec.file == Some(file)) {
+                let skip = PageCount::new(from.saturating_sub(vma.spec.offset));
+                ranges.extend(vma.range.skip(skip).map(|range| (SpaceId(*id), range)));
+            }
+        }
+        ranges
+    }
+
     /// Unmaps what lies behind page `from` of a file, everywhere.
     fn zap_file(&mut self, file: FileId, from: u64) -> Result<(), TruncateError> {
-        let spaces: Vec<u64> = self.spaces.keys().copied().collect();
-        for id in spaces.into_iter().map(pinfold::host::SpaceId) {
-            let handle = std::sync::Arc::clone(&self.spaces[&id.0].handle);
-            let vmas: Vec<_> = self.spaces[&id.0]
-                .vmas
-                .values()
-                .filter(|vma| vma.spec.file == Some(file))
-                .copied()
-                .collect();
-            for vma in vmas {
-                let skip = pinfold::PageCount::new(from.saturating_sub(vma.spec.offset));
-                let Some(range) = vma.range.skip(skip) else { continue };
-                self.split_at(id, range.start())?;
-                handle.invalidate_start();
-                self.zap(id, &range);
-                handle.invalidate_end();
-            }
+        for (id, range) in self.file_ranges(file, from) {
+            let handle = Arc::clone(&self.spaces[&id.0].handle);
+            self.split_at(id, range.start())?;
+            handle.invalidate_start();
+            self.zap(id, &range);
+            handle.invalidate_end();
         }
         Ok(())
     }
@@ -263,7 +265,7 @@ impl<F: TableFormat> State<'_, F> {
             let handles = self.handles(&mapped);
             handles.iter().for_each(|handle| handle.invalidate_start());
             for (space, va) in mapped {
-                self.unmap_at(pinfold::host::SpaceId(space), va);
+                self.unmap_at(SpaceId(space), va);
             }
             handles.iter().for_each(|handle| handle.invalidate_end());
             // A CPU may have dirtied it through an entry that is gone now, and a device may have
@@ -282,7 +284,7 @@ impl<F: TableFormat> State<'_, F> {
         dropped
     }
 
-    fn unmap_at(&mut self, id: pinfold::host::SpaceId, va: VirtAddr) {
+    fn unmap_at(&mut self, id: SpaceId, va: VirtAddr) {
         if let Some(spot) = self.spot(id, va) {
             self.unmap_leaf(id, va, &spot);
             self.prune(id, va);

@@ -24,6 +24,7 @@ const WORD: u64 = 8;
 #[derive(Debug)]
 pub struct Ram {
     layout: Layout,
+    frames: FrameRange,
     /// Number of the piece that holds the first frame.
     first: u64,
     pieces: Vec<OnceLock<Box<[Word]>>>,
@@ -45,6 +46,7 @@ impl Ram {
         let words = FrameTable::words_for(frames.pages).expect("a frame table fits in memory");
         Self {
             layout: layout.clone(),
+            frames,
             first,
             pieces: (0..pieces).map(|_| OnceLock::new()).collect(),
             table: zeroes(words),
@@ -66,7 +68,7 @@ impl Ram {
     /// All frames.
     #[must_use]
     pub fn frames(&self) -> FrameRange {
-        self.layout.frames()
+        self.frames
     }
 
     /// The frame table over this memory's words. There is one: every call gives the same.

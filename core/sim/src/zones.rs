@@ -55,6 +55,7 @@ struct Segment {
 pub(crate) struct Zones<'m> {
     frames: FrameTable<'m>,
     layout: Layout,
+    all: FrameRange,
     segments: Vec<Segment>,
     free: Vec<bool>,
     /// Ranges that somebody is emptying: nothing is allocated there.
@@ -67,6 +68,7 @@ impl<'m> Zones<'m> {
         let zones = Self {
             frames,
             layout: layout.clone(),
+            all: layout.frames(),
             segments: segments(layout),
             free: vec![true; index(layout.frames().pages.raw())],
             isolated: Vec::new(),
@@ -107,12 +109,12 @@ impl<'m> Zones<'m> {
     }
 
     fn slot(&self, pfn: Pfn) -> usize {
-        index(pfn.raw() - self.layout.first.raw())
+        index(pfn.raw() - self.all.start.raw())
     }
 
     /// Whether the frame is in the allocator.
     pub(crate) fn is_free(&self, pfn: Pfn) -> bool {
-        self.layout.frames().contains(pfn) && self.free[self.slot(pfn)]
+        self.all.contains(pfn) && self.free[self.slot(pfn)]
     }
 
     /// A folio of that order, frozen, with undefined contents; `kind` and `flags` beside those of

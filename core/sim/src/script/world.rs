@@ -1,0 +1,272 @@
+//! What the names in a script stand for.
+
+use std::collections::VecDeque;
+
+use pinfold::host::SpaceId;
+use pinfold::{Access, AddrRange, Order, PageCount, Pfn, VirtAddr, X86_64};
+
+use super::{Deed, Part, What};
+use crate::layout::{FrameRange, ZoneKind};
+use crate::machine::Machine;
+use crate::map::{MapSpec, Thp};
+use crate::objects::{FileId, FileKind};
+use crate::zones::{Place, Want};
+
+/// Where the first window of a space begins.
+const WINDOWS: u64 = 0x4000_0000;
+/// Windows of a space.
+const COUNT: u64 = 4;
+/// The most spaces there are at a time.
+const SPACES: usize = 3;
+const FILE_PAGES: u64 = 1024;
+/// A frame outside memory.
+const DEVICE: Pfn = Pfn::new(0x80_0000);
+
+/// Spaces, files and what is held of them.
+#[derive(Debug)]
+pub(super) struct World {
+    spaces: Vec<SpaceId>,
+    files: Vec<FileId>,
+    foreign: VecDeque<Pfn>,
+    pieces: VecDeque<FrameRange>,
+    stamp: u8,
+    /// Ranges that were unmapped since somebody last looked.
+    pub(super) gone: Vec<(SpaceId, AddrRange)>,
+    /// Whether any deed was done since then.
+    pub(super) disturbed: bool,
+}
+
+fn huge() -> Order {
+    Order::new(9).expect("an order")
+}
+
+impl World {
+    pub(super) fn new(machine: &Machine<'_>) -> Self {
+        let kinds = [
+            (FileKind::Shmem, Order::ZERO),
+            (FileKind::Shmem, huge()),
+            (FileKind::Disk, Order::ZERO),
+            (FileKind::Disk, Order::new(4).expect("an order")),
+            (FileKind::FsDax, Order::ZERO),
+            (FileKind::Secret, Order::ZERO),
+            (FileKind::Hugetlb(huge()), huge()),
+        ];
+        let files = kinds.map(|(kind, order)| machine.add_file(kind, FILE_PAGES, order));
+        for want in [Want::Pinnable, Want::Pinnable, Want::In(Place::Zone(ZoneKind::Movable))] {
+            machine.reserve_huge(huge(), want).expect("a new machine has room");
+        }
+        Self {
+            spaces: vec![machine.add_space().id()],
+            files: files.to_vec(),
+            foreign: VecDeque::new(),
+            pieces: VecDeque::new(),
+            stamp: 0,
+            gone: Vec::new(),
+            disturbed: false,
+        }
+    }
+
+    fn space(&self, name: u8) -> SpaceId {
+        self.spaces[usize::from(name) % self.spaces.len()]
+    }
+
+    fn file(&self, name: u8) -> FileId {
+        self.files[usize::from(name) % self.files.len()]
+    }
+
+    /// The space, first address and length of a part of a mapping.
+    pub(super) fn part(&self, machine: &Machine<'_>, part: &Part) -> (SpaceId, u64, u64) {
+        let id = self.space(part.space);
+        let mappings = machine.mappings(id);
+        if mappings.is_empty() {
+            return self.window(part);
+        }
+        let range = mappings[usize::from(part.window) % mappings.len()].range;
+        let page = Part::scale(part.page) % range.pages().raw();
+        let left = range.pages().raw() - page;
+        let pages = Part::scale(part.pages) + 1;
+        let beyond = part.pages < 128 && part.pages & Part::BEYOND != 0;
+        (id, range.start().raw() + (page << 12), if beyond { pages } else { pages.min(left) })
+    }
+
+    /// The space, first address and length of a part of a window.
+    fn window(&self, part: &Part) -> (SpaceId, u64, u64) {
+        let window = WINDOWS + u64::from(part.window) % COUNT * (Part::WINDOW << 12);
+        let page = Part::scale(part.page) % Part::WINDOW;
+        let pages = (Part::scale(part.pages) + 1).min(Part::WINDOW - page);
+        (self.space(part.space), window + (page << 12), pages)
+    }
+
+    pub(super) fn range(&self, machine: &Machine<'_>, part: &Part) -> (SpaceId, AddrRange) {
+        let (id, at, pages) = self.part(machine, part);
+        let base = pinfold::PageShift::SIZE_4K;
+        let range = AddrRange::new(VirtAddr::new(at), PageCount::new(pages), base);
+        (id, range.expect("a part has pages and is aligned"))
+    }
+
+    /// Does one thing. What the machine refuses is left undone.
+    pub(super) fn apply(&mut self, machine: &Machine<'_>, deed: &Deed, during: bool) {
+        self.disturbed = true;
+        match deed {
+            Deed::Map(part, what) => self.map(machine, part, what),
+            Deed::Unmap(part) => {
+                let (id, range) = self.range(machine, part);
+                let (at, pages) = (range.start().raw(), range.pages().raw());
+                if machine.unmap(id, at, pages).is_ok() {
+                    self.gone.push((id, range));
+                }
+            }
+            Deed::Protect(part, rights) => {
+                let (id, at, pages) = self.part(machine, part);
+                let access = match rights {
+                    0 => Access::empty(),
+                    1 => Access::READ,
+                    _ => Access::all(),
+                };
+                let _ = machine.protect(id, at, pages, access);
+            }
+            Deed::Read(part) => self.touch(machine, part, false),
+            Deed::Write(part) => self.touch(machine, part, true),
+            Deed::Fork(name) => {
+                if self.spaces.len() < SPACES
+                    && let Ok(child) = machine.fork(self.space(*name))
+                {
+                    self.spaces.push(child.id());
+                }
+            }
+            Deed::Exit(name) => {
+                if !during && self.spaces.len() > 1 {
+                    let id = self.space(*name);
+                    self.spaces.retain(|space| *space != id);
+                    machine.drop_space(id).expect("it is there");
+                    self.gone.push((id, everything()));
+                }
+            }
+            Deed::Truncate(name, pages) => {
+                let pages = Part::scale(*pages).min(FILE_PAGES);
+                let file = self.file(*name);
+                self.gone.extend(machine.file_ranges(file, pages));
+                let _ = machine.truncate(file, pages);
+            }
+            Deed::Shrink => {
+                machine.shrink();
+            }
+            Deed::Get(part) => {
+                let (id, at, _) = self.part(machine, part);
+                self.foreign.extend(machine.get_page(id, at));
+            }
+            Deed::Put => {
+                if let Some(head) = self.foreign.pop_front() {
+                    assert!(machine.put_page(head), "it was taken");
+                }
+            }
+            Deed::Move(part, to) => {
+                let (id, at, _) = self.part(machine, part);
+                let want = match to % 4 {
+                    0 => Want::Pinnable,
+                    1 => Want::Movable,
+                    2 => Want::In(Place::Cma),
+                    _ => Want::In(Place::Zone(ZoneKind::Coherent)),
+                };
+                let _ = machine.move_page(id, at, want);
+            }
+            Deed::SplitMapping(part) => {
+                let (id, at, _) = self.part(machine, part);
+                let hugetlb = machine.mapping_at(id, at).map(|mapping| mapping.kind);
+                if hugetlb != Some(pinfold::host::MappingKind::Hugetlb) {
+                    let _ = machine.split_mapping(id, at);
+                }
+            }
+            Deed::SplitFolio(part) => {
+                let (id, at, _) = self.part(machine, part);
+                let _ = machine.split_folio(id, at);
+            }
+            Deed::Contig(pages) => {
+                self.pieces.extend(machine.alloc_contig(0, u64::from(*pages) + 1));
+            }
+            Deed::FreeContig => {
+                if let Some(piece) = self.pieces.pop_front() {
+                    assert!(machine.free_contig(&piece), "it was allocated");
+                }
+            }
+            Deed::Hog(pages) => {
+                let all = *pages == u8::MAX;
+                machine.hog(if all { u64::MAX } else { Part::scale(*pages) });
+            }
+            Deed::Release => machine.release_hog(),
+        }
+    }
+
+    fn map(&self, machine: &Machine<'_>, part: &Part, what: &What) {
+        let (id, at, pages) = self.window(part);
+        let anonymous = MapSpec::anonymous(at, pages);
+        let spec = match what {
+            What::Small => anonymous,
+            What::ReadOnly => anonymous.read_only(false),
+            What::Huge => anonymous.with_thp(Thp::Whole),
+            What::HugeSplit => anonymous.with_thp(Thp::Split),
+            What::HugeZero => anonymous.with_huge_zero().with_thp(Thp::Whole),
+            What::Hugetlb => {
+                let round = pages.next_multiple_of(huge().pages().raw());
+                let at = at & !0x1f_ffff;
+                MapSpec::hugetlb(at, round, huge())
+            }
+            What::Shared(file) => {
+                let spec = MapSpec::shared(at, pages, self.file(*file));
+                let round = pages.next_multiple_of(huge().pages().raw());
+                let whole = MapSpec::shared(at & !0x1f_ffff, round, self.file(*file));
+                if machine.map(id, spec).is_ok() { return } else { whole }
+            }
+            What::Private(file) => MapSpec::private(at, pages, self.file(*file)),
+            What::Device => MapSpec::device(at, pages.min(4), DEVICE),
+        };
+        let _ = machine.map(id, spec);
+    }
+
+    fn touch(&mut self, machine: &Machine<'_>, part: &Part, write: bool) {
+        let (id, at, pages) = self.part(machine, part);
+        for page in 0..pages {
+            let va = at + (page << 12);
+            self.stamp = self.stamp.wrapping_add(1);
+            let done = match write {
+                true => machine.write(id, va, &[self.stamp]),
+                false => machine.read(id, va, &mut [0]),
+            };
+            if done.is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Lets go of everything. Returns how many frames must be free then.
+    pub(super) fn end(&mut self, machine: &Machine<'_>) -> Result<(), String> {
+        machine.disarm();
+        machine.release_hog();
+        while let Some(head) = self.foreign.pop_front() {
+            machine.put_page(head);
+        }
+        while let Some(piece) = self.pieces.pop_front() {
+            machine.free_contig(&piece);
+        }
+        for id in std::mem::take(&mut self.spaces) {
+            machine.drop_space(id).map_err(|error| format!("{id:?}: {error}"))?;
+        }
+        for file in std::mem::take(&mut self.files) {
+            machine.close_file(file).map_err(|error| format!("{file:?}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle(
+        &self,
+        machine: &Machine<'_>,
+        id: SpaceId,
+    ) -> std::sync::Arc<pinfold::AddressSpace<X86_64>> {
+        machine.space(id).expect("a space of the script")
+    }
+}
+
+fn everything() -> AddrRange {
+    let base = pinfold::PageShift::SIZE_4K;
+    AddrRange::new(VirtAddr::new(0), PageCount::new(1 << 35), base).expect("the lower half")
+}
