@@ -1,13 +1,13 @@
 //! Pinning a range in one call.
 //!
-//! The range is taken in batches. A batch goes the [fast way](fast) as far as that leads: under the
+//! The range is taken in batches. A batch goes the fast way as far as that leads: under the
 //! walk guard, without a lock, page tables are walked, folios counted, entries compared again.
 //! The fast way accepts or defers, it never refuses. What it deferred goes the slow way, which
 //! may sleep: look up the mapping, fault the page in, move the folio, wait for somebody else;
 //! after which the fast way goes on. Both use the same function to accept a run, so what one
 //! accepts the other would; the slow way only knows more.
 //!
-//! What was accepted is recorded in the [`PinTable`](crate::table::PinTable), which owns the pins. Any
+//! What was accepted is recorded in the [`PinTable`], which owns the pins. Any
 //! failure gives back everything.
 
 use pinfold_arch::{AddrRange, PageCount, PageFormat, VirtAddr};

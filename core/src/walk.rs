@@ -2,7 +2,7 @@
 //!
 //! [`RangeWalk`] takes a range in one pass: each entry is decoded once, whatever the number of
 //! pages, and neighbours that continue each other come as one run. It takes nothing for granted:
-//! tables are reached through [`PhysMem`](crate::host::PhysMem), which knows where memory ends; a
+//! tables are reached through [`PhysMem`], which knows where memory ends; a
 //! table that is not smaller than the one it was found in ends the walk; and every step is bounded.
 
 use pinfold_arch::{PageFormat, PageShift, PhysAddr, Rights, VirtAddr};
