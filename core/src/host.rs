@@ -32,7 +32,9 @@ pub mod walk;
 
 pub use account::{Account, NoAccount, OverLimit};
 pub use fault::{Fault, FaultError, FaultIn, NoFault};
-pub use mem::{DirectMap, PhysMem, TableView};
+#[cfg(not(loom))]
+pub use mem::DirectMap;
+pub use mem::{PhysMem, TableView};
 pub use migrate::{LeakFrames, Migrate, MigrateError, NoMigrate, Reclaim};
 pub use source::SourceError;
 pub use space::{Mapping, MappingKind, Mappings, SpaceId};

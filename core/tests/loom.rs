@@ -1,0 +1,146 @@
+//! Models of the engine's races, run by loom over every interleaving and every weak ordering that
+//! the code allows: `cargo xtask test loom`.
+#![cfg(loom)]
+
+use std::sync::Arc;
+
+use loom::thread;
+use pinfold::folio::{FolioFlags, FolioInfo, FolioKind};
+use pinfold::frames::{FrameTable, Frozen};
+use pinfold::sync::{Ordering, Word};
+use pinfold::{Order, PageCount, PageShift, Pfn};
+
+const PFN: Pfn = Pfn::new(1);
+
+struct Shared {
+    frames: Vec<Word>,
+    /// A page-table entry: 1 while the folio is mapped.
+    entry: Word,
+}
+
+fn info(kind: FolioKind) -> FolioInfo {
+    FolioInfo { order: Order::ZERO, kind, flags: FolioFlags::empty() }
+}
+
+impl Shared {
+    /// One anonymous folio, mapped once.
+    fn new() -> Arc<Self> {
+        let this =
+            Arc::new(Self { frames: (0..2).map(|_| Word::new(0)).collect(), entry: Word::new(1) });
+        this.table().add_memory(PFN, info(FolioKind::Anonymous)).unwrap().unfreeze(1);
+        this
+    }
+
+    fn table(&self) -> FrameTable<'_> {
+        FrameTable::new(&self.frames, PFN, PageShift::SIZE_4K).unwrap()
+    }
+
+    /// The lockless pin: look up, count, compare again. Whether it is pinned.
+    fn pin(&self) -> bool {
+        if self.entry.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let Some(folio) = self.table().folio(PFN) else { return false };
+        if self.table().pin(folio, PageCount::ONE).is_err() {
+            return false;
+        }
+        // As `TableView` loads for the comparison.
+        if self.entry.load(Ordering::SeqCst) == 1 {
+            return true;
+        }
+        drop(self.table().unpin(folio, PageCount::ONE).unwrap());
+        false
+    }
+}
+
+/// "Pin, then compare the entry again" against "clear the entry, then look for pins": a folio is
+/// never moved under a pin.
+#[test]
+fn a_pin_and_a_migration_never_both_succeed() {
+    loom::model(|| {
+        let shared = Shared::new();
+        let pinner = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.pin())
+        };
+        let table = shared.table();
+        let folio = table.folio(PFN).unwrap();
+        // As `TableView::swap`.
+        shared.entry.swap(0, Ordering::SeqCst);
+        let moved = match table.freeze(folio, 1) {
+            Ok(frozen) => {
+                frozen.unfreeze(0);
+                true
+            }
+            Err(_) => {
+                shared.entry.store(1, Ordering::Release);
+                false
+            }
+        };
+        let pinned = pinner.join().unwrap();
+        assert!(!(moved && pinned), "the folio was moved under a pin");
+    });
+}
+
+/// A count that lands on what has become another folio is taken back, and nobody loses one.
+#[test]
+fn a_count_never_stays_on_another_folio() {
+    loom::model(|| {
+        let shared = Shared::new();
+        let pinner = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                let folio = shared.table().folio(PFN);
+                folio.is_some_and(|folio| {
+                    let anonymous = folio.info().kind == FolioKind::Anonymous;
+                    shared.table().pin(folio, PageCount::ONE).is_ok() && anonymous
+                })
+            })
+        };
+        let table = shared.table();
+        let mut changed = false;
+        if let Ok(mut frozen) = table.freeze(table.folio(PFN).unwrap(), 1) {
+            frozen.reshape(info(FolioKind::Shmem), |_: Frozen<'_>| ()).unwrap();
+            frozen.unfreeze(1);
+            changed = true;
+        }
+        let pinned_as_anonymous = pinner.join().unwrap();
+        let counts = table.counts_of(table.folio(PFN).unwrap());
+        assert!(!(changed && pinned_as_anonymous), "it was pinned as what it no longer is");
+        assert!(counts.pins() <= 1 && counts.references() == 1 + counts.pins());
+        if pinned_as_anonymous {
+            assert_eq!(counts.pins(), 1);
+        }
+    });
+}
+
+/// Of two callers who want to move the same folio one has the claim, and while it has, nobody pins.
+#[test]
+fn there_is_one_claim_at_a_time() {
+    loom::model(|| {
+        let shared = Shared::new();
+        let other = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                let table = shared.table();
+                let claim = table.claim(table.folio(PFN).unwrap());
+                claim.is_ok_and(|claim| {
+                    assert!(!shared.pin(), "pinned under a claim");
+                    drop(claim.release());
+                    true
+                })
+            })
+        };
+        let table = shared.table();
+        let folio = table.folio(PFN).unwrap();
+        let claimed = table.claim(folio).is_ok_and(|claim| {
+            drop(claim.release());
+            true
+        });
+        let other = other.join().unwrap();
+        assert!(claimed || other, "neither got it");
+        let counts = table.counts_of(folio);
+        assert_eq!((counts.references(), counts.pins()), (1, 0));
+        assert!(!counts.is_claimed());
+    });
+}
