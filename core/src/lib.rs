@@ -55,3 +55,8 @@ pub use request::{AccountId, HolderId, PinFlags, PinRequest};
 pub use source::HostPins;
 pub use space::AddressSpace;
 pub use table::PinTable;
+
+/// The README's code is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

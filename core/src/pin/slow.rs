@@ -13,7 +13,7 @@ use crate::request::PinFlags;
 /// How often one page is faulted in before the faults are said to lead nowhere.
 const FAULTS: u32 = 16;
 /// How often one page is waited for.
-const WAITS: u32 = 10_000;
+const WAITS: u32 = 1 << 16;
 
 /// What is left of the patience with one page; renewed when the call gets past it.
 #[derive(Debug)]
