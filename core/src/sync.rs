@@ -6,9 +6,9 @@
 //! happens under any of them.
 
 #[cfg(not(loom))]
-pub use core::sync::atomic::{AtomicU64, Ordering, fence};
+pub use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
+pub use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// One word of the engine's memory. The caller provides it; a zeroed word is always a good start.
 pub type Word = AtomicU64;
