@@ -230,3 +230,68 @@ impl Slots {
         locked(wait, &self.used, |_| self.read(name, work))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pinfold::host::SpinWait;
+
+    use super::*;
+
+    const WORDS: usize = 16;
+
+    fn memory(words: &[Word; WORDS]) -> TableMemory {
+        assert!(PinTable::new(words).is_ok());
+        // SAFETY: an array of words, touched by nobody else while the test runs.
+        unsafe { TableMemory::new(words.as_ptr().cast_mut().cast(), WORDS) }
+    }
+
+    fn live(slots: &Slots, words: &[Word; WORDS]) -> Name {
+        let name = slots.take(&SpinWait, memory(words)).unwrap();
+        slots.publish(&SpinWait, name);
+        name
+    }
+
+    fn read(slots: &Slots, name: Name, meanwhile: impl FnOnce()) -> Result<(), Status> {
+        slots.read(name, |_| {
+            meanwhile();
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_region_that_goes_while_it_is_read_was_not_read() {
+        let (slots, words) = (Slots::new(), [const { Word::new(0) }; WORDS]);
+        let name = live(&slots, &words);
+        assert_eq!(read(&slots, name, || ()), Ok(()));
+        let close = || assert!(slots.close(&SpinWait, name).is_ok());
+        assert_eq!(read(&slots, name, close), Err(PINFOLD_ERR_TOO_HARD));
+        assert_eq!(read(&slots, name, || ()), Err(PINFOLD_ERR_TOO_HARD));
+        slots.free(&SpinWait, name);
+        assert_eq!(read(&slots, name, || ()), Err(PINFOLD_ERR_NOT_FOUND));
+    }
+
+    #[test]
+    fn nor_was_it_if_another_has_its_slot_and_table_by_then() {
+        let (slots, words) = (Slots::new(), [const { Word::new(0) }; WORDS]);
+        let old = live(&slots, &words);
+        let replace = || {
+            assert!(slots.close(&SpinWait, old).is_ok());
+            slots.free(&SpinWait, old);
+            let new = live(&slots, &words);
+            assert_eq!(new.slot(), old.slot());
+            assert_eq!(read(&slots, new, || ()), Ok(()));
+        };
+        assert_eq!(read(&slots, old, replace), Err(PINFOLD_ERR_TOO_HARD));
+        assert_eq!(read(&slots, old, || ()), Err(PINFOLD_ERR_NOT_FOUND));
+    }
+
+    #[test]
+    fn table_memory_that_touches_is_not_shared() {
+        let words = [const { Word::new(0) }; WORDS];
+        let table = memory(&words);
+        let (start, bytes) = (table.first.addr(), WORDS * size_of::<Word>());
+        assert!(table.overlaps(start, 1) && table.overlaps(start + bytes - 1, 1));
+        assert!(!table.overlaps(start + bytes, 1) && !table.overlaps(start - 1, 1));
+        assert!(table.overlaps(start - 1, 2) && !table.overlaps(start, 0));
+    }
+}

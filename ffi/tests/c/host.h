@@ -39,7 +39,7 @@
 #define HOLDER 77u
 #define ACCOUNT 99u
 
-enum misdeed { HONEST, SHORT, TOO_MANY, WRAPS, TOO_HIGH, NO_PAGES, SAYS, IGNORES };
+enum misdeed { HONEST, SHORT, TOO_MANY, WRAPS, TOO_HIGH, NO_PAGES, SAYS, SAYS_AFTER, IGNORES };
 
 struct host {
     uint32_t pins[MEMORY_PAGES];
@@ -53,7 +53,7 @@ struct host {
     int32_t fail_with;
     int failed;       /* whether it did */
     enum misdeed misdeed;
-    int32_t says;     /* the answer of the pin hook under SAYS */
+    int32_t says;     /* the answer of the pin hook under SAYS, and after all was reported */
 };
 
 static uint64_t frame_of(uint64_t page)
@@ -122,6 +122,7 @@ static int32_t host_pin(void *ctx, const struct pinfold_pin_part *part,
         return PINFOLD_OK;
     case SAYS:
         return host->says;
+    case SAYS_AFTER:
     case HONEST:
         break;
     }
@@ -136,6 +137,8 @@ static int32_t host_pin(void *ctx, const struct pinfold_pin_part *part,
         }
         page += pages;
     }
+    if (host->misdeed == SAYS_AFTER)
+        return host->says;
     /* Fails only now: all that was accepted must come back. */
     return fails(host) ? host->fail_with : PINFOLD_OK;
 }
