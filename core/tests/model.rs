@@ -77,6 +77,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => deed().prop_map(Op::Do),
         3 => (0..10u8, 0..8u8, deed()).prop_map(|(call, nth, deed)| Op::During { call, nth, deed }),
+        2 => (4..20u8, deed()).prop_map(|(nth, deed)| Op::During { call: 0, nth, deed }),
         1 => (0..6u8, 0..8u8).prop_map(|(call, nth)| Op::Fail { call, nth }),
         10 => pin.prop_map(|(table, part, write, how, account, tight)| {
             Op::Pin { table, part, write, how, account, tight }

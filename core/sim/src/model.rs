@@ -18,9 +18,7 @@ use std::collections::BTreeMap;
 
 use pinfold::folio::{Folio, FolioFlags, FolioKind};
 use pinfold::host::SpaceId;
-use pinfold::{
-    Access, AddrRange, Order, Pfn, PhysAddr, PinFlags, PinRequest, Rights, VirtAddr,
-};
+use pinfold::{Access, AddrRange, Order, Pfn, PhysAddr, PinFlags, PinRequest, Rights, VirtAddr};
 use pinfold_arch::{Entry, Leaf};
 
 use crate::format::TableFormat;
@@ -88,7 +86,8 @@ impl Model {
     /// A pin call has succeeded. `table` names its pin table until [`unpinned`](Self::unpinned).
     ///
     /// What was pinned is what the page tables say now. If mappings were changed during the call,
-    /// they say nothing about what was pinned then: `disturbed` asks the pin table instead.
+    /// they say nothing about what was pinned then: `disturbed` asks the pin table instead, and
+    /// what was unmapped is told to [`detached`](Self::detached) afterwards.
     ///
     /// # Errors
     /// If a page is not mapped, not as asked, or lies where it must not be pinned.
@@ -108,9 +107,7 @@ impl Model {
                 Some(lookup) => {
                     let at = lookup(va).ok_or_else(|| format!("{va} is not in its table"))?;
                     let pfn = at.pfn(state.base());
-                    let now = mapped(&state, space, va).map(|(_, pfn)| pfn);
-                    let stays = stays(&state, space, va, pfn, request);
-                    Page { pfn, attached: now == Some(pfn) && stays }
+                    Page { pfn, attached: stays(&state, space, va, pfn, request) }
                 }
             };
             pages.push(page);

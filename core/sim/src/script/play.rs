@@ -9,7 +9,8 @@ use pinfold::pin::Dirtied;
 use pinfold::sync::Word;
 use pinfold::table::TableError;
 use pinfold::{
-    Access, AccountId, Engine, HolderId, Pfn, PinCause, PinError, PinFlags, PinRequest, PinTable,
+    Access, AccountId, AddrRange, Engine, HolderId, Pfn, PinCause, PinError, PinFlags, PinRequest,
+    PinTable,
 };
 
 use super::world::World;
@@ -154,13 +155,22 @@ impl<'a, 'm> Player<'a, 'm> {
         }
     }
 
-    /// Tells the model what was unmapped. Returns whether anything happened beside the engine.
-    fn settle(&mut self) -> bool {
+    /// What was unmapped since this was last asked, and whether anything happened at all.
+    fn happened(&self) -> (Vec<(SpaceId, AddrRange)>, bool) {
         let mut world = lock(&self.world);
-        for (id, range) in std::mem::take(&mut world.gone) {
-            self.model.detached(id, &range);
+        (std::mem::take(&mut world.gone), std::mem::take(&mut world.disturbed))
+    }
+
+    fn forget(&mut self, gone: &[(SpaceId, AddrRange)]) {
+        for (id, range) in gone {
+            self.model.detached(*id, range);
         }
-        std::mem::take(&mut world.disturbed)
+    }
+
+    /// Tells the model what was unmapped.
+    fn settle(&mut self) {
+        let (gone, _) = self.happened();
+        self.forget(&gone);
     }
 
     fn pin(&mut self, table: u64, space: SpaceId, request: &PinRequest, tight: bool) -> Verdict {
@@ -183,7 +193,7 @@ impl<'a, 'm> Player<'a, 'm> {
         let armed = self.machine.scheduled();
         self.settle();
         let result = self.engine.pin(&handle, &fresh, request);
-        let disturbed = self.settle();
+        let (gone, disturbed) = self.happened();
         match result {
             Ok(pinned) => {
                 self.outcome.pinned += 1;
@@ -193,6 +203,7 @@ impl<'a, 'm> Player<'a, 'm> {
                 let lookup = |va| fresh.lookup(va).ok();
                 let trust = if disturbed { Some(&lookup as _) } else { None };
                 self.model.pinned(self.machine, table, space, request, trust)?;
+                self.forget(&gone);
                 let runs: u64 = fresh.runs().map(|run| run.pages.raw()).sum();
                 if runs != request.range.pages().raw() {
                     return Err(format!("the runs of the table have {runs} pages"));
@@ -201,6 +212,7 @@ impl<'a, 'm> Player<'a, 'm> {
                 Ok(())
             }
             Err(error) => {
+                self.forget(&gone);
                 self.outcome.failed += 1;
                 let after = Model::books(self.machine);
                 if !before.same(&after, disturbed) {
