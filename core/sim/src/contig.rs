@@ -84,14 +84,27 @@ impl<F: TableFormat> State<'_, F> {
             let blocker = folio.head();
             let end = FrameRange::new(blocker, folio.order().pages()).end();
             let moved = if self.pool.contains(&blocker) {
-                // A huge page that nobody uses stays where it is, as in a pool of fixed size.
-                Err(MigrateError::Unmovable)
+                self.replace_idle(blocker, folio.order())
             } else {
-                self.claim_and_move(blocker, Want::Movable)
+                self.claim_and_move(blocker, Want::Movable).and_then(|_| {
+                    // What was a huge page of the pool went back to it.
+                    let idle = self.pool.contains(&blocker);
+                    if idle { self.replace_idle(blocker, folio.order()) } else { Ok(()) }
+                })
             };
             moved.map_err(|error| ContigError::Blocked { blocker, error })?;
             at = end;
         }
+        Ok(())
+    }
+
+    /// Takes a huge page that nobody uses apart, and another one into the pool for it.
+    fn replace_idle(&mut self, head: Pfn, order: Order) -> Result<(), MigrateError> {
+        self.reserve_huge(order, Want::Movable).map_err(|_| MigrateError::NoMemory)?;
+        let idle = self.folio(head).ok_or(MigrateError::Unmovable)?;
+        let frozen = self.frames.freeze(idle, 0).map_err(|_| MigrateError::Unmovable)?;
+        self.pool.remove(&head);
+        self.zones.release(frozen);
         Ok(())
     }
 

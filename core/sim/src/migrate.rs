@@ -79,7 +79,7 @@ impl<'m, F: TableFormat> State<'m, F> {
         let kind = match (kind, want) {
             (FolioKind::Hugetlb, _) => {
                 let longterm = want != Want::Movable;
-                let head = self.new_huge(order, longterm).map_err(|_| MigrateError::NoMemory)?;
+                let head = self.huge_target(order, want, longterm)?;
                 let taken = self.folio(head).ok_or(MigrateError::NoMemory)?;
                 self.frames.set_flags(taken, kept, true);
                 let taken = self.folio(head).ok_or(MigrateError::NoMemory)?;
@@ -102,6 +102,22 @@ impl<'m, F: TableFormat> State<'m, F> {
             _ => return Err(MigrateError::Unmovable),
         };
         self.zones.alloc(order, want, kind, kept).ok_or(MigrateError::NoMemory)
+    }
+
+    /// A huge page to move one to: of the pool, or a new one for which an old one will go.
+    fn huge_target(
+        &mut self,
+        order: Order,
+        want: Want,
+        longterm: bool,
+    ) -> Result<Pfn, MigrateError> {
+        if let Ok(head) = self.new_huge(order, longterm) {
+            return Ok(head);
+        }
+        if !matches!(want, Want::In(_)) && self.reserve_huge(order, want).is_ok() {
+            self.surplus += 1;
+        }
+        self.new_huge(order, longterm).map_err(|_| MigrateError::NoMemory)
     }
 
     fn owners(&self, head: Pfn) -> Vec<Arc<AddressSpace<F>>> {

@@ -62,6 +62,8 @@ pub(crate) struct State<'m, F> {
     pub(crate) foreign: BTreeMap<Pfn, u32>,
     /// Huge pages set aside, free ones.
     pub(crate) pool: BTreeSet<Pfn>,
+    /// How many huge pages are too many: so many of the next that become free go for good.
+    pub(crate) surplus: u64,
     /// Frames that were allocated in one piece, or taken to make memory short.
     pub(crate) pieces: Vec<FrameRange>,
     pub(crate) hogged: Vec<Pfn>,
@@ -93,6 +95,7 @@ impl<'m, F: TableFormat> State<'m, F> {
             cached: BTreeMap::new(),
             foreign: BTreeMap::new(),
             pool: BTreeSet::new(),
+            surplus: 0,
             pieces: Vec::new(),
             hogged: Vec::new(),
             zero,
@@ -154,7 +157,10 @@ impl<'m, F: TableFormat> State<'m, F> {
     pub(crate) fn free(&mut self, folio: Frozen<'_>) {
         let head = folio.head();
         let kind = self.folio(head).map(|folio| folio.info().kind);
-        if kind == Some(FolioKind::Hugetlb) {
+        if kind == Some(FolioKind::Hugetlb) && self.surplus > 0 {
+            self.surplus -= 1;
+            self.zones.release(folio);
+        } else if kind == Some(FolioKind::Hugetlb) {
             self.pool.insert(head);
             folio.free();
             let clean = FolioFlags::EXCLUSIVE | FolioFlags::DIRTY;
