@@ -1,0 +1,214 @@
+//! Frames put together to folios, and files told apart.
+
+use std::collections::BTreeMap;
+
+use pinfold::folio::{FolioFlags, FolioKind};
+use pinfold::host::MappingKind;
+use pinfold::{Order, Pfn};
+
+use super::ReplicaError;
+use super::maps::{FileKey, Map};
+use super::pages::{Pages, Said, kpf};
+
+/// The size of a huge page when only its end is mapped.
+const HUGE: u8 = 9;
+/// The largest folio there is.
+const LARGEST: u8 = 18;
+
+/// A folio of the process.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) head: Pfn,
+    pub(super) order: Order,
+    pub(super) kind: FolioKind,
+    pub(super) flags: FolioFlags,
+    /// The file that caches it and the page of the file that it begins with.
+    pub(super) cached: Option<(usize, u64)>,
+    /// Frames of it that others map, with how often.
+    pub(super) hidden: Vec<(u64, u64)>,
+    /// Whether the process maps any of it.
+    pub(super) shown: bool,
+}
+
+/// The folios, and the files.
+#[derive(Debug)]
+pub(super) struct Folios {
+    pub(super) list: Vec<Found>,
+    pub(super) files: Vec<FileKey>,
+    /// Which file each mapping is of.
+    pub(super) file_of: Vec<Option<usize>>,
+}
+
+pub(super) fn put_together(maps: &[Map], pages: &Pages) -> Result<Folios, ReplicaError> {
+    let files = Files::tell_apart(maps, pages)?;
+    let mut list = Vec::new();
+    let mut behind = 0;
+    for (pfn, said) in &pages.frames {
+        if *pfn < behind {
+            continue;
+        }
+        let wrong = |what| Err(ReplicaError::Frame { pfn: *pfn, what });
+        let (head, order) = match extent(pages, *pfn, said) {
+            Ok(extent) => extent,
+            Err(what) => return wrong(what),
+        };
+        if head < behind || !head.is_multiple_of(order.pages().raw()) {
+            return wrong("its folio overlaps another one, or is not aligned");
+        }
+        behind = head.saturating_add(order.pages().raw());
+        let frames: Vec<(u64, Said)> =
+            pages.frames.range(head..behind).map(|(pfn, said)| (*pfn, *said)).collect();
+        list.push(describe(maps, &files, head, order, &frames)?);
+    }
+    let Files { keys, file_of, .. } = files;
+    Ok(Folios { list, files: keys, file_of })
+}
+
+/// Where the folio begins that holds a frame, and how large it is.
+fn extent(pages: &Pages, pfn: u64, said: &Said) -> Result<(u64, Order), &'static str> {
+    let order = |pages: u64| {
+        let order = pages.checked_next_power_of_two().map_or(u32::MAX, u64::trailing_zeros);
+        u8::try_from(order).ok().filter(|order| *order <= LARGEST).and_then(Order::new)
+    };
+    let tails = |from: u64| {
+        let frames = pages.frames.range(from..).zip(from..);
+        frames.take_while(|((pfn, said), at)| **pfn == *at && said.flags & kpf::TAIL != 0).count()
+    };
+    if said.flags & kpf::HEAD != 0 {
+        let tails = tails(pfn.saturating_add(1)) as u64;
+        // If the process maps only the start of it, the rest is taken to end at a power of two.
+        return Ok((pfn, order(tails + 1).ok_or("its folio is too large")?));
+    }
+    if said.flags & kpf::TAIL == 0 {
+        return Ok((pfn, Order::ZERO));
+    }
+    // The process maps only the end of it.
+    let huge = order(1 << HUGE).ok_or("no huge pages")?;
+    if said.flags & (kpf::HUGE | kpf::THP) == 0 {
+        return Err("the tail of a folio whose head is not known");
+    }
+    Ok((Pfn::new(pfn).align_down(huge).raw(), huge))
+}
+
+fn describe(
+    maps: &[Map],
+    files: &Files,
+    head: u64,
+    order: Order,
+    frames: &[(u64, Said)],
+) -> Result<Found, ReplicaError> {
+    let wrong = |what| Err(ReplicaError::Frame { pfn: head, what });
+    let Some((first, said)) = frames.first() else { return wrong("a folio without frames") };
+    let mut flags = FolioFlags::empty();
+    for (pfn, other) in frames {
+        let tail = other.flags & kpf::TAIL != 0;
+        if order > Order::ZERO && tail == (*pfn == head) {
+            return wrong("its folio overlaps another one");
+        }
+        if (other.flags ^ said.flags) & (kpf::HUGE | kpf::ZERO) != 0 {
+            return wrong("the frames of its folio are of different kinds");
+        }
+        if other.flags & kpf::DIRTY != 0 {
+            flags |= FolioFlags::DIRTY;
+        }
+    }
+    let mut found = Found {
+        head: Pfn::new(head),
+        order,
+        kind: FolioKind::Anonymous,
+        flags,
+        cached: None,
+        hidden: Vec::new(),
+        shown: frames.iter().any(|(_, said)| said.shown > 0),
+    };
+    if said.flags & kpf::ZERO != 0 {
+        if ![0, HUGE].contains(&order.raw()) {
+            return wrong("a shared zero page of that size");
+        }
+        found.flags = FolioFlags::ZERO;
+        return Ok(found);
+    }
+    let anonymous = frames.iter().any(|(_, said)| said.flags & kpf::ANON != 0);
+    let spec = &maps[said.map].vma.spec;
+    let huge = said.flags & kpf::HUGE != 0;
+    if huge != (spec.kind == MappingKind::Hugetlb) || huge && order != spec.hugetlb {
+        return wrong("a huge page that is not of its mapping's size");
+    }
+    found.kind = match spec.kind {
+        MappingKind::Hugetlb => FolioKind::Hugetlb,
+        _ if anonymous => FolioKind::Anonymous,
+        MappingKind::Shmem => FolioKind::Shmem,
+        MappingKind::Secret => FolioKind::Secret,
+        MappingKind::File => FolioKind::File,
+        // Neither anonymous nor of a file: something that the kernel put there.
+        _ => FolioKind::Kernel,
+    };
+    if anonymous {
+        let once = frames.iter().all(|(_, said)| said.count == 1);
+        found.flags.set(FolioFlags::EXCLUSIVE, once && said.flags & kpf::KSM == 0);
+    } else if let Some((file, page)) = files.of_frame.get(first) {
+        let Some(start) = page.checked_sub(*first - head) else {
+            return wrong("its folio begins before its file");
+        };
+        let in_step = |(pfn, said): &(u64, Said)| {
+            files.of_frame.get(pfn).is_none_or(|found| *found == (*file, start + (*pfn - head)))
+                && said.flags & kpf::ANON == 0
+        };
+        if !frames.iter().all(in_step) {
+            return wrong("the frames of its folio are of different files");
+        }
+        found.cached = Some((*file, start));
+    }
+    let hidden = frames.iter().map(|(pfn, said)| (*pfn, said.count.saturating_sub(said.shown)));
+    found.hidden = hidden.filter(|(_, times)| *times > 0).collect();
+    Ok(found)
+}
+
+/// Which file each mapping and each frame is of.
+struct Files {
+    keys: Vec<FileKey>,
+    file_of: Vec<Option<usize>>,
+    of_frame: BTreeMap<u64, (usize, u64)>,
+}
+
+impl Files {
+    /// Mappings are of one file if name, file system and kind are equal and their pages agree.
+    fn tell_apart(maps: &[Map], pages: &Pages) -> Result<Self, ReplicaError> {
+        let mut by_map = BTreeMap::<usize, Vec<(u64, u64)>>::new();
+        for (pfn, said) in &pages.frames {
+            let map = &maps[said.map];
+            if map.file.is_some() && said.flags & (kpf::ANON | kpf::ZERO) == 0 {
+                by_map.entry(said.map).or_default().push((map.vma.file_page(said.va), *pfn));
+            }
+        }
+        let mut files = Self { keys: Vec::new(), file_of: Vec::new(), of_frame: BTreeMap::new() };
+        let mut of_page = BTreeMap::<(usize, u64), u64>::new();
+        for (at, map) in maps.iter().enumerate() {
+            let Some(key) = &map.file else {
+                files.file_of.push(None);
+                continue;
+            };
+            let own = by_map.remove(&at).unwrap_or_default();
+            let agrees = |file: &usize| {
+                own.iter().all(|(page, pfn)| {
+                    of_page.get(&(*file, *page)).is_none_or(|other| other == pfn)
+                        && files.of_frame.get(pfn).is_none_or(|other| *other == (*file, *page))
+                })
+            };
+            let mut known = (0..files.keys.len()).filter(|file| files.keys[*file] == *key);
+            let file = known.find(agrees).unwrap_or(files.keys.len());
+            if file == files.keys.len() {
+                files.keys.push(key.clone());
+            }
+            for (page, pfn) in own {
+                of_page.insert((file, page), pfn);
+                if files.of_frame.insert(pfn, (file, page)).is_some_and(|old| old != (file, page)) {
+                    let what = "it is of two files, or twice of one";
+                    return Err(ReplicaError::Frame { pfn, what });
+                }
+            }
+            files.file_of.push(Some(file));
+        }
+        Ok(files)
+    }
+}

@@ -1,0 +1,222 @@
+//! Snapshot files that contradict themselves: an error or a machine whose books are in order, never
+//! a panic.
+
+use pinfold::sync::Word;
+use pinfold::{
+    Access, AddrRange, Dirtied, Engine, PageCount, PageShift, PinFlags, PinRequest, PinTable,
+    VirtAddr,
+};
+use pinfold_sim::model::Model;
+use pinfold_sim::snapshot::{FrameClass, FrameRun, Snapshot};
+use pinfold_sim::{Machine, Ram, Replica, ReplicaError};
+use proptest::prelude::*;
+
+const WITH_CMA: &[u8] = include_bytes!("snapshots/x86_64-6.1-cma.snap");
+const PAGE: u64 = 4096;
+
+/// A change of one number: which one, and how.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    what: u8,
+    item: u64,
+    part: u8,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Flip(u8),
+    Add(i64),
+    Set(u64),
+    Drop,
+    Double,
+}
+
+impl How {
+    fn apply(self, value: &mut u64) {
+        *value = match self {
+            Self::Flip(bit) => *value ^ 1 << (bit % 64),
+            Self::Add(by) => value.wrapping_add_signed(by),
+            Self::Set(to) => to,
+            Self::Drop => 0,
+            Self::Double => value.wrapping_mul(2),
+        }
+    }
+}
+
+fn how() -> impl Strategy<Value = How> {
+    prop_oneof![
+        4 => any::<u8>().prop_map(How::Flip),
+        2 => (-1024i64..1024).prop_map(How::Add),
+        2 => (-8i64..8).prop_map(|by| How::Add(by * PAGE as i64)),
+        1 => any::<u64>().prop_map(How::Set),
+        1 => Just(How::Drop),
+        1 => Just(How::Double),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    (0u8..10, any::<u64>(), any::<u8>(), how()).prop_map(|(what, item, part, how)| Change {
+        what,
+        item,
+        part,
+        how,
+    })
+}
+
+/// Changes one item of a list: a number of it, or whether it is there.
+fn edit<T: Clone>(
+    list: &mut Vec<T>,
+    change: Change,
+    number: impl Fn(&mut T, u8) -> Option<&mut u64>,
+) {
+    if list.is_empty() {
+        return;
+    }
+    let at = usize::try_from(change.item % list.len() as u64).unwrap();
+    match (change.part % 16, change.how) {
+        (0, How::Drop) => drop(list.remove(at)),
+        (0, How::Double) => list.insert(at, list[at].clone()),
+        (part, how) => {
+            if let Some(number) = number(&mut list[at], part) {
+                how.apply(number);
+            }
+        }
+    }
+}
+
+/// Applies a change to a field that is narrower than 64 bits.
+fn narrow<T: Copy + Into<u64> + TryFrom<u64>>(field: &mut T, how: How) {
+    let mut value = (*field).into();
+    how.apply(&mut value);
+    if let Ok(value) = T::try_from(value) {
+        *field = value;
+    }
+}
+
+fn mutate(snapshot: &mut Snapshot, change: Change) {
+    let index = usize::from(change.part);
+    match change.what {
+        0 | 1 => {
+            let used = |raws: &mut Vec<u64>| {
+                let used: Vec<usize> =
+                    (0..raws.len()).filter(|i| raws[*i] != 0).chain([index * 2]).collect();
+                used[usize::from(change.part) % used.len()]
+            };
+            let tables = snapshot.tables.len() as u64;
+            let at = usize::try_from(change.item % tables).unwrap();
+            let entry = used(&mut snapshot.tables[at].entries);
+            change.how.apply(&mut snapshot.tables[at].entries[entry]);
+        }
+        2 => edit(&mut snapshot.tables, change, |table, _| Some(&mut table.addr)),
+        3 | 4 => edit(&mut snapshot.pages, change, |run, part| {
+            Some(match part % 5 {
+                0 => &mut run.va,
+                1 => &mut run.pagemap,
+                2 => &mut run.kpageflags,
+                3 => &mut run.kpagecount,
+                _ => &mut run.count,
+            })
+        }),
+        5 => edit(&mut snapshot.zones, change, |zone, part| {
+            Some(if part.is_multiple_of(2) { &mut zone.start_pfn } else { &mut zone.spanned })
+        }),
+        6 => edit(&mut snapshot.cma, change, |area, part| {
+            Some(if part.is_multiple_of(2) { &mut area.start_pfn } else { &mut area.frames })
+        }),
+        7 => {
+            let classes = [FrameClass::Free, FrameClass::Movable, FrameClass::Kernel];
+            edit(&mut snapshot.memory, change, |run: &mut FrameRun, part| match part % 3 {
+                0 => Some(&mut run.start_pfn),
+                1 => Some(&mut run.frames),
+                _ => {
+                    run.class = classes[index % classes.len()];
+                    None
+                }
+            });
+        }
+        8 => edit(&mut snapshot.mappings, change, |map, part| {
+            match part % 8 {
+                0 => return Some(&mut map.start),
+                1 => return Some(&mut map.end),
+                2 => return Some(&mut map.fs_type),
+                3 => return Some(&mut map.offset),
+                4 => map.shared ^= true,
+                5 => map.writable ^= true,
+                6 => map.readable ^= true,
+                _ => narrow(&mut map.page_size_kib, change.how),
+            }
+            None
+        }),
+        _ => match change.part % 4 {
+            0 => change.how.apply(&mut snapshot.root),
+            1 => narrow(&mut snapshot.levels, change.how),
+            2 => narrow(&mut snapshot.phys_bits, change.how),
+            _ => snapshot.no_execute ^= true,
+        },
+    }
+}
+
+/// Uses a machine as a guest would: pins for long and for short, touches, and ends.
+fn use_it(snapshot: &Snapshot, replica: &Replica<'_>) {
+    let machine = replica.machine();
+    Model::new().check(machine).unwrap();
+    let engine = Engine::new(machine, machine.frames());
+    let words: Vec<Word> = (0..9000).map(|_| Word::new(0)).collect();
+    let table = PinTable::new(&words).unwrap();
+    for (n, region) in snapshot.regions.iter().enumerate() {
+        let pages = PageCount::new(region.pages.min(600));
+        let start = VirtAddr::new(region.start);
+        let Ok(range) = AddrRange::new(start, pages, PageShift::SIZE_4K) else { continue };
+        let access = [Access::READ, Access::all()][n % 2];
+        let mut request = PinRequest::longterm(range, access);
+        if n % 3 == 0 {
+            request.flags = PinFlags::empty();
+        }
+        if engine.pin(replica.space(), &table, &request).is_ok() {
+            engine.unpin(&table, Dirtied::All).unwrap();
+        }
+        let _ =
+            machine.touch(replica.space().id(), region.start, 4.min(region.pages), Access::all());
+    }
+    Model::new().check(machine).unwrap();
+    let _ = machine.alloc_contig(0, 512);
+    end(machine);
+}
+
+fn end(machine: &Machine<'_>) {
+    for space in machine.spaces() {
+        machine.drop_space(space.id()).unwrap();
+    }
+    Model::new().check(machine).unwrap();
+}
+
+/// `None`: the file cannot even be read.
+fn load_and_use(snapshot: &Snapshot) -> Option<Result<(), ReplicaError>> {
+    let snapshot = Snapshot::parse(&snapshot.to_bytes()).ok()?;
+    let layout = match Replica::layout(&snapshot) {
+        Ok(layout) => layout,
+        Err(error) => return Some(Err(error)),
+    };
+    let ram = Ram::new(&layout);
+    let used = Replica::new(&ram, &snapshot).map(|replica| use_it(&snapshot, &replica));
+    if let Err(error) = &used {
+        assert!(error.to_string().len() < 160 && !error.to_string().contains('\n'), "{error}");
+    }
+    Some(used)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_changed_snapshot_is_an_error_or_a_sound_machine(
+        changes in proptest::collection::vec(change(), 1..4),
+    ) {
+        let mut snapshot = Snapshot::parse(WITH_CMA).unwrap();
+        for change in changes {
+            mutate(&mut snapshot, change);
+        }
+        let _ = load_and_use(&snapshot);
+    }
+}
