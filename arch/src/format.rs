@@ -124,6 +124,14 @@ pub trait PageFormat: Copy {
     /// [`EncodeError`] where the format cannot say it.
     fn encode(&self, at: &Table, entry: Entry) -> Result<u64, EncodeError>;
 
+    /// Bits of a leaf of table `at` that are bits of its address, each at its own place: entries that
+    /// differ in nothing else decode to pages that differ in nothing but these address bits. So a
+    /// walker need not decode the second. 0, the default, is always right and saves nothing.
+    fn address_bits(&self, at: &Table) -> u64 {
+        let _ = at;
+        0
+    }
+
     /// Bits of a leaf that hardware may set by itself while the mapping stays the same (accessed,
     /// dirty). A re-check ignores them.
     fn volatile_bits(&self) -> u64;

@@ -162,6 +162,19 @@ proptest! {
         }
     }
 
+    /// Address bits are what they are said to be: others in their place give another address and
+    /// nothing else.
+    #[test]
+    fn address_bits_are_only_that(c in config(), at in table(), raw in raw(), other in any::<u64>()) {
+        let bits = c.format.address_bits(&at);
+        if let Entry::Leaf(leaf) = c.format.decode(&at, raw) {
+            let addr = PhysAddr::new(leaf.addr.raw() & !bits | other & bits);
+            let entry = c.format.decode(&at, raw & !bits | other & bits);
+            prop_assert_eq!(entry, Entry::Leaf(Leaf { addr, ..leaf }));
+        }
+        prop_assert_eq!(bits & c.format.volatile_bits(), 0);
+    }
+
     /// A present entry is malformed for a reason that the manual has, and only then.
     #[test]
     fn malformed_is_exact(

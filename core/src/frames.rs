@@ -42,7 +42,8 @@ const WORDS: usize = 2;
 /// What is known of `count` frames from `first`: see the [module](self).
 #[derive(Clone, Copy, Debug)]
 pub struct FrameTable<'m> {
-    words: &'m [Word],
+    /// State and count of each frame.
+    words: &'m [[Word; WORDS]],
     first: Pfn,
     base: PageShift,
 }
@@ -90,7 +91,7 @@ impl<'m> FrameTable<'m> {
     /// # Errors
     /// [`FrameError::TooHigh`].
     pub fn new(words: &'m [Word], first: Pfn, base: PageShift) -> Result<Self, FrameError> {
-        let table = Self { words, first, base };
+        let table = Self { words: words.as_chunks().0, first, base };
         let end = first.checked_add(table.frames()).and_then(|end| end.addr(base));
         end.map(|_| table).ok_or(FrameError::TooHigh { first })
     }
@@ -110,23 +111,23 @@ impl<'m> FrameTable<'m> {
     /// How many frames there are.
     #[must_use]
     pub fn frames(&self) -> PageCount {
-        PageCount::new((self.words.len() / WORDS) as u64)
+        PageCount::new(self.words.len() as u64)
     }
 
     #[inline]
-    fn slot(&self, pfn: Pfn) -> Option<usize> {
-        let at = index(pfn.raw().checked_sub(self.first.raw())?);
-        if at < self.words.len() / WORDS { Some(at * WORDS) } else { None }
+    fn frame(&self, pfn: Pfn) -> Option<&'m [Word; WORDS]> {
+        // A frame below the first one wraps to a number that no slice is long enough for.
+        self.words.get(index(pfn.raw().wrapping_sub(self.first.raw())))
     }
 
     #[inline]
     fn state(&self, pfn: Pfn) -> Option<&'m Word> {
-        self.words.get(self.slot(pfn)?)
+        self.frame(pfn).map(|[state, _]| state)
     }
 
     #[inline]
     fn counts(&self, pfn: Pfn) -> Option<&'m Word> {
-        self.words.get(self.slot(pfn)? + 1)
+        self.frame(pfn).map(|[_, counts]| counts)
     }
 
     /// Brings the frame's words close, for a count that follows soon.
@@ -203,7 +204,7 @@ impl<'m> FrameTable<'m> {
                 .and_then(|folio| self.freeze(folio, 0).ok());
             let Some(frozen) = frozen else {
                 self.release_free(pfn, taken);
-                let inside = self.slot(taken).is_some();
+                let inside = self.frame(taken).is_some();
                 return Err(match inside {
                     true => FrameError::InUse { pfn: taken },
                     false => FrameError::Outside { pfn: taken },
@@ -268,9 +269,7 @@ impl<'m> FrameTable<'m> {
     /// Whether the folio is still what it was when it was looked up (dirtiness aside).
     #[inline]
     fn same(&self, folio: Folio) -> bool {
-        let dirty = FolioFlags::DIRTY.encode();
-        self.state(folio.head)
-            .is_some_and(|word| (word.load(Ordering::SeqCst) ^ folio.raw) & !dirty == 0)
+        self.state(folio.head).is_some_and(|state| same(state, folio))
     }
 
     /// Adds `pages` references and `pages` pins to a folio in one atomic operation.
@@ -284,13 +283,50 @@ impl<'m> FrameTable<'m> {
         if folio.is_zero_frame() {
             return Ok(());
         }
-        self.update(folio, |old| old.plus(pages.raw(), pages.raw()))?;
-        if self.same(folio) {
+        self.pin_head(self.frame(folio.head).ok_or(CountError::Gone)?, folio, pages)
+    }
+
+    /// Pins `first`, a single frame, and those behind it as long as their state is the same word for
+    /// word, at most `most`. Returns how many, and what happened to the one after them if it
+    /// looked the same but was not pinned.
+    #[inline]
+    pub(crate) fn pin_alike(
+        &self,
+        first: Folio,
+        most: PageCount,
+    ) -> (PageCount, Result<(), Lost<'m>>) {
+        let from = index(first.head.raw().wrapping_sub(self.first.raw()));
+        let frames = self.words.get(from..).unwrap_or_default();
+        let mut pages = PageCount::ZERO;
+        for frame in frames.iter().take(index(most.raw())) {
+            if frame[0].load(Ordering::Acquire) != first.raw {
+                break;
+            }
+            let head = Pfn::new(first.head.raw() + pages.raw());
+            let folio = Folio { head, raw: first.raw };
+            if let Err(lost) = self.pin_head(frame, folio, PageCount::ONE) {
+                return (pages, Err(lost));
+            }
+            pages = PageCount::new(pages.raw() + 1);
+        }
+        (pages, Ok(()))
+    }
+
+    /// [`pin`](Self::pin) for a folio that is counted and whose head has these words.
+    #[inline]
+    fn pin_head(
+        &self,
+        [state, counts]: &[Word; WORDS],
+        folio: Folio,
+        pages: PageCount,
+    ) -> Result<(), Lost<'m>> {
+        update(counts, |old| old.plus(pages.raw(), pages.raw()))?;
+        if same(state, folio) {
             return Ok(());
         }
         // It became another folio between the look-up and the count: take the count back from
         // where it landed. If that was the last reference, somebody must free what it was on.
-        let undone = self.update(folio, |old| old.minus(pages.raw(), pages.raw()))?;
+        let undone = update(counts, |old| old.minus(pages.raw(), pages.raw()))?;
         Err(Lost { error: CountError::Changed, last: self.last_reference(folio, undone) })
     }
 
@@ -397,19 +433,33 @@ impl<'m> FrameTable<'m> {
         folio: Folio,
         change: impl Fn(Counts) -> Result<Counts, CountError>,
     ) -> Result<Counts, CountError> {
-        let word = self.counts(folio.head).ok_or(CountError::Gone)?;
-        let mut old = word.load(Ordering::Relaxed);
-        for _ in 0..TRIES {
-            let new = change(Counts(old))?;
-            // SeqCst on success: a full barrier between the pin and the re-check of page-table
-            // entry and state; pairs with "clear or mark, then look for pins".
-            match word.compare_exchange(old, new.0, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return Ok(new),
-                Err(seen) => old = seen,
-            }
-        }
-        Err(CountError::Contended)
+        update(self.counts(folio.head).ok_or(CountError::Gone)?, change)
     }
+}
+
+#[inline]
+fn update(
+    word: &Word,
+    change: impl Fn(Counts) -> Result<Counts, CountError>,
+) -> Result<Counts, CountError> {
+    let mut old = word.load(Ordering::Relaxed);
+    for _ in 0..TRIES {
+        let new = change(Counts(old))?;
+        // SeqCst on success: a full barrier between the pin and the re-check of page-table
+        // entry and state; pairs with "clear or mark, then look for pins".
+        match word.compare_exchange(old, new.0, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => return Ok(new),
+            Err(seen) => old = seen,
+        }
+    }
+    Err(CountError::Contended)
+}
+
+/// Whether a state word still says what it said when the folio was looked up, dirtiness aside.
+#[inline]
+fn same(state: &Word, folio: Folio) -> bool {
+    let dirty = FolioFlags::DIRTY.encode();
+    (state.load(Ordering::SeqCst) ^ folio.raw) & !dirty == 0
 }
 
 /// How often a compare-exchange is repeated. Each failure is somebody else's success, so reaching

@@ -247,6 +247,10 @@ impl PageFormat for X86_64 {
         }
     }
 
+    fn address_bits(&self, at: &Table) -> u64 {
+        self.address_mask() & !at.shift.mask()
+    }
+
     fn volatile_bits(&self) -> u64 {
         ACCESSED | DIRTY
     }

@@ -42,6 +42,19 @@ impl Counts {
 
     #[inline]
     pub(super) fn plus(self, references: u64, pins: u64) -> Result<Self, CountError> {
+        // The bits above the counts are clear but for a claim, and stay clear if the sums fit.
+        let sum = Self(self.0.wrapping_add(references | pins << 32));
+        let fits = references.max(pins) <= u64::from(Self::MAX);
+        if fits && self.references() != 0 && (self.0 | sum.0) & (Self::FROZEN | Self::CLAIMED) == 0
+        {
+            return Ok(sum);
+        }
+        self.plus_checked(references, pins)
+    }
+
+    /// [`plus`](Self::plus) step by step: what is wrong, or a plain reference beside a claim.
+    #[cold]
+    fn plus_checked(self, references: u64, pins: u64) -> Result<Self, CountError> {
         let (old_references, old_pins) = (u64::from(self.references()), u64::from(self.pins()));
         if old_references == 0 {
             return Err(CountError::Gone);
@@ -126,6 +139,25 @@ mod tests {
         assert_eq!(counts(max, 0).plus(1, 1), Err(CountError::Overflow));
         assert_eq!(counts(1, 0).plus(u64::MAX, u64::MAX), Err(CountError::Overflow));
         assert_eq!(counts(1, 0).plus(max - 1, max - 1), Ok(counts(max, max - 1)));
+    }
+
+    #[test]
+    fn the_short_way_to_add_says_what_the_long_way_says() {
+        let max = u64::from(Counts::MAX);
+        let edges = [0, 1, 2, max - 1, max, max + 1, u64::MAX - max, u64::MAX];
+        let words = [0, 1, max - 1, max, Counts::FROZEN]
+            .into_iter()
+            .flat_map(|low| [0, 1, max - 1, max].map(|pins| low | pins << 32))
+            .flat_map(|word| [word, word | Counts::CLAIMED]);
+        for word in words.map(Counts) {
+            for (references, pins) in edges.into_iter().flat_map(|r| edges.map(|p| (r, p))) {
+                assert_eq!(
+                    word.plus(references, pins),
+                    word.plus_checked(references, pins),
+                    "{word:?} + {references}, {pins}"
+                );
+            }
+        }
     }
 
     #[test]

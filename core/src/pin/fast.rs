@@ -1,14 +1,14 @@
 //! The fast way: no lock, no sleep, accept or defer.
 //!
-//! In a batch, runs are collected from the page tables first, and their frames' words fetched
-//! ahead; then they are accepted in order. Accepting a run: look at the folio, ask the policy,
-//! take the count, *then* compare the page-table entries again. Whoever changes a mapping clears
-//! the entry first and looks for counts afterwards, so one of the two sees the other.
+//! In a batch, runs are collected from a page table first, and their frames' words fetched ahead;
+//! then they are accepted together: look at each folio, ask the policy, take the count, *then*
+//! compare the page-table entries again. Whoever changes a mapping clears the entry first and
+//! looks for counts afterwards, so one of the two sees the other.
 
-use pinfold_arch::{Access, AddrRange, PageCount, PageFormat, Pfn};
+use pinfold_arch::{Access, AddrRange, Order, PageCount, PageFormat, Pfn};
 
 use super::Call;
-use super::unpin::put_pins;
+use super::unpin::{pieces, put_pins};
 use crate::folio::{Folio, FolioFlags, FolioKind, Why};
 use crate::frames::{CountError, Lost};
 use crate::host::{GupHost, Mapping, Reclaim, SpaceId, WalkGuard};
@@ -16,12 +16,16 @@ use crate::policy::{self, Refusal, Verdict};
 use crate::request::PinFlags;
 use crate::space::Sequence;
 use crate::table::fill::Filler;
-use crate::walk::{Extent, LeafRun, RangeWalk, WalkError};
+use crate::walk::range::{Next, Run, Source};
+use crate::walk::{RangeWalk, WalkError};
 
-/// Runs in a batch. A run is at most one table long, so this bounds the work between two pauses.
-const RUNS: usize = 32;
-/// Pieces of one run that are counted before the entries are compared again.
-const PIECES: usize = 64;
+/// Entries walked in a batch, and runs counted; the last table or group of each is completed. This
+/// bounds the work between two pauses.
+const ENTRIES: u64 = 4096;
+/// Runs that are counted together before their entries are compared again.
+const RUNS: usize = 64;
+/// Counting operations before that, for folios smaller than what maps them.
+const PIECES: u64 = 4096;
 
 /// Why the fast way stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,12 +80,12 @@ impl<G: WalkGuard> Drop for Guard<'_, G> {
     }
 }
 
-/// A counted part of one folio.
+/// What was counted of one run, from its start.
 #[derive(Clone, Copy)]
-struct Piece {
-    folio: Folio,
-    pfn: Pfn,
+struct Counted {
     pages: PageCount,
+    /// Folios they lie in.
+    pieces: u64,
 }
 
 /// Pins one batch from the start of `rest` and records it.
@@ -89,10 +93,10 @@ pub(crate) fn advance<H: GupHost, F: PageFormat>(
     call: &mut Call<'_, '_, H, F>,
     filler: &mut Filler<'_>,
     rest: AddrRange,
-    mapping: Option<Mapping>,
+    known: Option<(Mapping, Sequence)>,
 ) -> Stopped {
     // What is known of a mapping holds for its own addresses only.
-    let inside = mapping.and_then(|mapping| {
+    let inside = known.and_then(|(mapping, _)| {
         let last = mapping.range.last().raw().min(rest.last().raw());
         let pages = ((last - rest.start().raw()) >> rest.base().raw()) + 1;
         rest.take(PageCount::new(pages))
@@ -107,122 +111,184 @@ pub(crate) fn advance<H: GupHost, F: PageFormat>(
             Ok(walk) => walk,
             Err(error) => return Stopped::Defer(Defer::Walk(error)),
         };
-    let mut batch = heapless::Vec::<LeafRun<'_>, RUNS>::new();
+    let frames = call.frames;
     let mut after = Stopped::BatchFull;
-    while !batch.is_full() {
-        match walk.next_extent() {
-            Ok(Some(Extent::Leaf(run))) => {
-                call.frames.prefetch(run.pfn);
-                let _ = batch.push(run);
+    while walk.entries() < ENTRIES {
+        let mut runs = heapless::Vec::<Run, RUNS>::new();
+        let taken = match walk.next_runs(&mut runs, |pfn| frames.prefetch(pfn)) {
+            Ok(Next::Runs(source)) => accept(call, filler, &source, &runs, known, fork),
+            Ok(Next::Hole(_)) => Err(Defer::Fault),
+            Ok(Next::End) => break,
+            Err(error) => Err(Defer::Walk(error)),
+        };
+        match taken {
+            Ok(Taken::All) if filler.check().is_ok() => {}
+            Ok(_) => break,
+            Err(why) => {
+                after = Stopped::Defer(why);
+                break;
             }
-            Ok(Some(Extent::Hole { .. })) => after = Stopped::Defer(Defer::Fault),
-            Ok(None) => break,
-            Err(error) => after = Stopped::Defer(Defer::Walk(error)),
-        }
-        if after != Stopped::BatchFull {
-            break;
         }
     }
     call.report.tables += walk.tables();
     call.report.entries += walk.entries();
-
-    for run in &batch {
-        if let Err(why) = accept(call, filler, run, mapping, fork) {
-            after = Stopped::Defer(why);
-            break;
-        }
-        if filler.check().is_err() {
-            break;
-        }
-    }
     drop(guard);
     after
 }
 
-/// Pins one run, piece by piece, and records what was pinned.
+/// How far a group of runs was pinned when nothing was in the way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    All,
+    /// As much as may be done at once.
+    Part,
+}
+
+/// Pins runs of one table, in order: counts them, compares their entries again, and records them.
 fn accept<H: GupHost, F: PageFormat>(
     call: &mut Call<'_, '_, H, F>,
     filler: &mut Filler<'_>,
-    run: &LeafRun<'_>,
-    mapping: Option<Mapping>,
+    source: &Source<'_>,
+    runs: &[Run],
+    known: Option<(Mapping, Sequence)>,
     fork: Sequence,
-) -> Result<(), Defer> {
-    if !run.rights.allow(call.request.access) {
-        return Err(Defer::Fault);
-    }
+) -> Result<Taken, Defer> {
+    let Some(first) = runs.first() else { return Ok(Taken::All) };
     let base = call.frames.base();
-    let mut done = PageCount::ZERO;
-    while done < run.pages {
-        let mut pieces = heapless::Vec::<Piece, PIECES>::new();
-        let mut end = done;
-        let mut why = None;
-        while end < run.pages && !pieces.is_full() {
-            match pin_piece(call, run, end, mapping) {
-                Ok(piece) => {
-                    end = PageCount::new(end.raw() + piece.pages.raw());
-                    let _ = pieces.push(piece);
-                }
-                Err(defer) => {
-                    why = Some(defer);
-                    break;
-                }
-            }
-        }
-        let counted = PageCount::new(end.raw() - done.raw());
-        if !pieces.is_empty() {
-            // A fork that began meanwhile may have missed the counts and shared the pages.
-            let forked = call.space.fork_sequence() != Some(fork);
-            if forked || !run.unchanged(done, counted, base) {
-                for piece in &pieces {
-                    give_up(call, piece.folio, piece.pages);
-                }
-                return Err(if forked { Defer::Fork } else { Defer::Changed(run.pfn) });
-            }
-        }
-        for piece in &pieces {
-            call.report.runs += 1;
-            let recorded = filler.place(piece.pfn, piece.pages);
-            let lost = PageCount::new(piece.pages.raw() - recorded.raw());
-            if lost != PageCount::ZERO {
-                // No words left: what is not recorded is given back here, the rest by the caller.
-                give_up(call, piece.folio, lost);
-            }
-        }
-        if let Some(why) = why {
-            return Err(why);
-        }
-        done = end;
+    let mut counted = heapless::Vec::<Counted, RUNS>::new();
+    let mut result = count(call, runs, known.map(|(mapping, _)| mapping), &mut counted);
+
+    let mut intact = Ok(());
+    if call.space.fork_sequence() != Some(fork) {
+        // A fork that began meanwhile may have missed the counts and shared the pages.
+        intact = Err(Defer::Fork);
+    } else if known.is_some_and(|(_, sequence)| call.space.sequence() != Some(sequence)) {
+        // What was allowed because of the mapping may not be allowed any more.
+        intact = Err(Defer::Changed(first.pfn));
+    } else if !source.parent_unchanged() {
+        intact = Err(Defer::Changed(first.pfn));
     }
-    Ok(())
+    if result.is_err() && intact.is_ok() {
+        // The frame that is in the way may have been moved and freed since its entry was read: it
+        // counts only if it is still mapped.
+        let stopped = runs.iter().zip(&counted).take_while(|(run, done)| run.pages == done.pages);
+        let stopped = stopped.count();
+        let done = counted.get(stopped).map_or(PageCount::ZERO, |counted| counted.pages);
+        if let Some(run) = runs.get(stopped)
+            && !source.unchanged(run, done, PageCount::ONE, base)
+        {
+            result = Err(Defer::Changed(run.pfn));
+        }
+    }
+    for (run, counted) in runs.iter().zip(&counted) {
+        if intact.is_ok() && !source.unchanged(run, PageCount::ZERO, counted.pages, base) {
+            intact = Err(Defer::Changed(run.pfn));
+        }
+        match intact {
+            Ok(()) => record(call, filler, run.pfn, counted),
+            Err(_) => give_up(call, run.pfn, counted.pages),
+        }
+    }
+    intact.and(result)
 }
 
-/// Counts the part of the run, from page `from` on, that lies in one folio.
+/// Counts runs, as far as they may be pinned. What was counted is in `counted`, run by run.
 #[inline]
-fn pin_piece<H: GupHost, F: PageFormat>(
+fn count<H: GupHost, F: PageFormat>(
     call: &Call<'_, '_, H, F>,
-    run: &LeafRun<'_>,
-    from: PageCount,
+    runs: &[Run],
     mapping: Option<Mapping>,
-) -> Result<Piece, Defer> {
-    let pfn = run.pfn.checked_add(from).ok_or(Defer::NotMemory(run.pfn))?;
+    counted: &mut heapless::Vec<Counted, RUNS>,
+) -> Result<Taken, Defer> {
+    let mut pieces_left = PIECES;
+    for run in runs {
+        if !run.rights.allow(call.request.access) {
+            return Err(Defer::Fault);
+        }
+        let mut sum = Counted { pages: PageCount::ZERO, pieces: 0 };
+        let mut result = Ok(Taken::All);
+        while sum.pages < run.pages && result == Ok(Taken::All) {
+            if sum.pieces == pieces_left {
+                result = Ok(Taken::Part);
+                break;
+            }
+            let (more, stopped) = count_alike(call, run, &sum, pieces_left, mapping);
+            sum.pages = PageCount::new(sum.pages.raw() + more.pages.raw());
+            sum.pieces += more.pieces;
+            result = stopped.map(|()| Taken::All);
+        }
+        if sum.pieces != 0 {
+            let _ = counted.push(sum);
+            pieces_left -= sum.pieces;
+        }
+        if result != Ok(Taken::All) {
+            return result;
+        }
+    }
+    Ok(Taken::All)
+}
+
+/// Counts what comes behind the part of the run that was: the part that lies in one folio, or
+/// single frames in the same state; and why it stopped, if something was in the way.
+#[inline]
+fn count_alike<H: GupHost, F: PageFormat>(
+    call: &Call<'_, '_, H, F>,
+    run: &Run,
+    done: &Counted,
+    most: u64,
+    mapping: Option<Mapping>,
+) -> (Counted, Result<(), Defer>) {
+    let nothing = Counted { pages: PageCount::ZERO, pieces: 0 };
+    let Some(pfn) = run.pfn.checked_add(done.pages) else {
+        return (nothing, Err(Defer::NotMemory(run.pfn)));
+    };
+    let folio = match permitted(call, pfn, mapping) {
+        Ok(folio) => folio,
+        Err(why) => return (nothing, Err(why)),
+    };
+    let left = run.pages.raw() - done.pages.raw();
+    let (counted, result) = if folio.order() == Order::ZERO && !folio.is_zero_frame() {
+        let most = PageCount::new(left.min(most - done.pieces));
+        let (pages, result) = call.frames.pin_alike(folio, most);
+        (Counted { pages, pieces: pages.raw() }, result)
+    } else {
+        let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
+        let pages = PageCount::new(in_folio.min(left));
+        match call.frames.pin(folio, pages) {
+            Ok(()) => (Counted { pages, pieces: 1 }, Ok(())),
+            Err(lost) => (nothing, Err(lost)),
+        }
+    };
+    let stopped_at = Pfn::new(pfn.raw() + counted.pages.raw());
+    let result = match result {
+        Ok(()) if counted.pieces != 0 => Ok(()),
+        Ok(()) => Err(Defer::Changed(pfn)),
+        Err(Lost { error: CountError::Overflow, .. }) => {
+            Err(Defer::Overflow(stopped_at.align_down(folio.order())))
+        }
+        Err(lost) => {
+            if let Some(last) = lost.last {
+                call.host.reclaim().reclaim(last);
+            }
+            Err(Defer::Changed(stopped_at))
+        }
+    };
+    (counted, result)
+}
+
+/// The folio of a frame, if it may be pinned.
+#[inline]
+fn permitted<H: GupHost, F: PageFormat>(
+    call: &Call<'_, '_, H, F>,
+    pfn: Pfn,
+    mapping: Option<Mapping>,
+) -> Result<Folio, Defer> {
     let Some(folio) = call.frames.folio(pfn) else {
         let known = call.frames.has_memory(pfn);
         return Err(if known { Defer::Changed(pfn) } else { Defer::NotMemory(pfn) });
     };
     allowed(call, folio, pfn, mapping)?;
-    let inside = pfn.raw() - folio.head().raw();
-    let left = folio.order().pages().raw() - inside;
-    let pages = PageCount::new(left.min(run.pages.raw() - from.raw()));
-    match call.frames.pin(folio, pages) {
-        Ok(()) => Ok(Piece { folio, pfn, pages }),
-        Err(Lost { error: CountError::Overflow, .. }) => Err(Defer::Overflow(folio.head())),
-        Err(lost) => {
-            if let Some(last) = lost.last {
-                call.host.reclaim().reclaim(last);
-            }
-            Err(Defer::Changed(pfn))
-        }
-    }
+    Ok(folio)
 }
 
 /// Whether the folio may be pinned, as far as that can be said here. Without the mapping it answers
@@ -245,7 +311,6 @@ fn allowed<H: GupHost, F: PageFormat>(
             Verdict::Refuse(refusal) => return Err(Defer::Refused(refusal)),
         }
     }
-    let anonymous = info.kind == FolioKind::Anonymous && !info.flags.contains(FolioFlags::ZERO);
     if flags.contains(PinFlags::ANONYMOUS) && mapping.is_none() {
         return Err(Defer::NeedsMapping);
     }
@@ -265,21 +330,61 @@ fn allowed<H: GupHost, F: PageFormat>(
     if write {
         return Ok(());
     }
-    if anonymous {
-        let exclusive = info.flags.contains(FolioFlags::EXCLUSIVE);
-        return if exclusive { Ok(()) } else { Err(Defer::Unshare) };
+    if info.flags.contains(FolioFlags::EXCLUSIVE) {
+        return Ok(());
     }
-    // A page that is not the mapping's own yet: a later write would put another in its place.
+    // It is not the mapping's own: a later write of the process would put another in its place.
+    // For private memory that matters however short the pin is, for the rest only in the long
+    // run; and of hugetlb memory only the mapping knows whether it is private.
+    match info.kind {
+        FolioKind::Anonymous | FolioKind::DeviceCoherent
+            if !info.flags.contains(FolioFlags::ZERO) =>
+        {
+            return Err(Defer::Unshare);
+        }
+        FolioKind::Hugetlb => {}
+        _ if longterm => {}
+        _ => return Ok(()),
+    }
     match mapping {
-        _ if !longterm => Ok(()),
         None => Err(Defer::NeedsMapping),
         Some(mapping) if mapping.copies_on_write() => Err(Defer::Unshare),
         Some(_) => Ok(()),
     }
 }
 
+/// Records pages that were counted.
+#[inline]
+fn record<H: GupHost, F: PageFormat>(
+    call: &mut Call<'_, '_, H, F>,
+    filler: &mut Filler<'_>,
+    pfn: Pfn,
+    counted: &Counted,
+) {
+    call.report.runs += counted.pieces;
+    let recorded = if counted.pieces == counted.pages.raw() {
+        filler.place_singles(pfn, counted.pages)
+    } else {
+        let mut recorded = PageCount::ZERO;
+        for (_, pfn, pages) in pieces(&call.frames, pfn, counted.pages) {
+            let more = filler.place(pfn, pages);
+            recorded = PageCount::new(recorded.raw() + more.raw());
+        }
+        recorded
+    };
+    if recorded != counted.pages
+        && let Some(pfn) = pfn.checked_add(recorded)
+    {
+        // No words left: what is not recorded is given back here, the rest by the caller.
+        give_up(call, pfn, PageCount::new(counted.pages.raw() - recorded.raw()));
+    }
+}
+
 /// Takes back pins that this batch took.
-fn give_up<H: GupHost, F>(call: &Call<'_, '_, H, F>, folio: Folio, pages: PageCount) {
-    let given = put_pins(call.host, &call.frames, folio, pages);
-    debug_assert!(given.is_ok(), "pins of this batch are missing");
+#[cold]
+fn give_up<H: GupHost, F>(call: &Call<'_, '_, H, F>, pfn: Pfn, pages: PageCount) {
+    for (folio, _, pages) in pieces(&call.frames, pfn, pages) {
+        let given = put_pins(call.host, &call.frames, folio, pages);
+        debug_assert!(given.is_ok(), "pins of this batch are missing");
+    }
 }

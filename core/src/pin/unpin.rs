@@ -7,7 +7,7 @@ use crate::folio::{Folio, FolioFlags};
 use crate::frames::{CountError, FrameTable};
 use crate::host::{Account, GupHost, Progress, Reclaim, Wait};
 use crate::table::layout::Geometry;
-use crate::table::{PinTable, Run, TableError};
+use crate::table::{PinTable, TableError};
 
 /// Pages given back between two pauses.
 const STEP: u64 = 4096;
@@ -90,13 +90,7 @@ pub(super) fn give_back<H: GupHost>(
     for run in table.held(geometry) {
         let dirty = run.dirty || dirtied == Dirtied::All;
         let mut at = PageCount::ZERO;
-        while at < run.pages {
-            let Some((folio, pages)) = next_piece(&frames, &run, at) else {
-                let pfn = run.pfn.checked_add(at).unwrap_or(run.pfn);
-                let lost = UnpinError::Miscounted { pfn, error: CountError::Gone };
-                result = result.and(Err(lost));
-                break;
-            };
+        for (folio, _, pages) in pieces(&frames, run.pfn, run.pages) {
             if dirty && !folio.is_zero_frame() {
                 frames.set_flags(folio, FolioFlags::DIRTY, true);
                 report.dirtied += 1;
@@ -114,20 +108,36 @@ pub(super) fn give_back<H: GupHost>(
                 let _ = host.wait().pause(Progress { done, total: geometry.pages() });
             }
         }
+        if at != run.pages {
+            let pfn = run.pfn.checked_add(at).unwrap_or(run.pfn);
+            let lost = UnpinError::Miscounted { pfn, error: CountError::Gone };
+            result = result.and(Err(lost));
+        }
         report.pages = PageCount::new(report.pages.raw() + run.pages.raw());
     }
     (report, result)
 }
 
-/// The folio that holds page `at` of the run, and how many pages of the run are in it.
+/// Pinned frames, folio by folio: the folio, the first of its frames among them, and how many. It
+/// ends early where a frame has no folio.
 #[inline]
-fn next_piece(frames: &FrameTable<'_>, run: &Run, at: PageCount) -> Option<(Folio, PageCount)> {
-    let left = run.pages.raw().checked_sub(at.raw()).filter(|left| *left != 0)?;
-    let pfn = run.pfn.checked_add(at)?;
-    // A pinned folio cannot be split or freed, so the head found here is the one that was counted.
-    let folio = frames.folio(pfn)?;
-    let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
-    Some((folio, PageCount::new(in_folio.min(left))))
+pub(super) fn pieces<'a>(
+    frames: &'a FrameTable<'_>,
+    from: Pfn,
+    pages: PageCount,
+) -> impl Iterator<Item = (Folio, Pfn, PageCount)> + 'a {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let left = pages.raw().checked_sub(done).filter(|left| *left != 0)?;
+        let pfn = from.checked_add(PageCount::new(done))?;
+        // A pinned folio cannot be split or freed, so the head found here is the one that was
+        // counted.
+        let folio = frames.folio(pfn)?;
+        let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
+        let piece = PageCount::new(in_folio.min(left));
+        done += piece.raw();
+        Some((folio, pfn, piece))
+    })
 }
 
 /// Takes `pages` pins off a folio, and hands it to its owner if that was the last reference.

@@ -11,6 +11,7 @@ use pinfold_arch::{Order, PageCount, Pfn};
 use super::layout::{COARSE, FINE, Geometry, Header, Node};
 use super::slot::Slot;
 use super::{PinTable, TableError};
+use crate::sync::{Ordering, Word};
 
 /// Fills one table. There is one at a time: the table is in its filling state.
 #[derive(Debug)]
@@ -68,8 +69,9 @@ impl<'m> Filler<'m> {
         self.used += words;
         // Also where they do not all fit: a root that was cut is still read when pins are given back,
         // and what stood in the words before must not be taken for pins.
-        for at in offset..self.used.min(self.table.words.len() as u64) {
-            self.table.set(index(at), Slot::Vacant.encode());
+        let end = index(self.used).min(self.table.words.len());
+        for word in self.table.words.get(index(offset)..end).unwrap_or_default() {
+            word.store(Slot::Vacant.encode(), Ordering::Relaxed);
         }
         if !self.overflowed() {
             self.table.set(Header::USED, self.used);
@@ -83,23 +85,51 @@ impl<'m> Filler<'m> {
         }
     }
 
+    /// Records `pages` pinned frames from `pfn` on, each a folio of its own, for the next addresses.
+    /// Returns how many pages were recorded: fewer if the words ran out.
+    #[inline]
+    pub(crate) fn place_singles(&mut self, pfn: Pfn, pages: PageCount) -> PageCount {
+        let mut recorded = 0;
+        let mut done = 0;
+        while done < pages.raw() {
+            let frame = Pfn::new(pfn.raw() + done);
+            // Where pages came one by one so far, the next ones are one store each away.
+            let room = self.single_words(pages.raw() - done);
+            for (word, frame) in room.iter().zip(frame.raw()..) {
+                word.store(Slot::Page(Pfn::new(frame)).encode(), Ordering::Relaxed);
+            }
+            let placed = room.len() as u64;
+            self.next += placed;
+            (done, recorded) = (done + placed, recorded + placed);
+            if placed == 0 {
+                recorded += self.place(frame, PageCount::ONE).raw();
+                done += 1;
+            }
+        }
+        PageCount::new(recorded)
+    }
+
+    /// The words of at most `pages` next pages, as far as the current node has one for each page.
+    #[inline]
+    fn single_words(&self, pages: u64) -> &'m [Word] {
+        if let Some((node, _)) = self.fine
+            && node.order == 0
+            && (node.first..node.end).contains(&self.next)
+            && !self.overflowed()
+        {
+            let from = node.offset + (self.next - node.first);
+            let to = from + pages.min(node.end - self.next);
+            return self.table.words.get(index(from)..index(to)).unwrap_or_default();
+        }
+        &[]
+    }
+
     /// Records `pages` pinned frames from `pfn` on, all of one folio, for the next addresses.
     /// Returns how many pages were recorded: fewer if the words ran out.
     #[inline]
     pub(crate) fn place(&mut self, pfn: Pfn, pages: PageCount) -> PageCount {
         let end = (self.next + pages.raw()).min(self.geometry.end);
         let from = self.next;
-        // Where pages came one by one so far, the next one is one store away.
-        if let Some((node, _)) = self.fine
-            && node.order == 0
-            && (node.first..node.end).contains(&from)
-            && end == from + 1
-            && !self.overflowed()
-        {
-            self.write(node.word(from - node.first), Slot::Page(pfn));
-            self.next = end;
-            return pages;
-        }
         let mut recorded = 0;
         while self.next < end {
             // The first page's frame has an address, and so have those that follow in its folio.

@@ -3,7 +3,8 @@
 use pinfold_arch::addr::index;
 use pinfold_arch::format::MAX_LEVELS;
 use pinfold_arch::{
-    AddrRange, Entry, Leaf, PageCount, PageFormat, PageShift, Pfn, Rights, Table, VirtAddr,
+    AddrRange, Entry, Leaf, PageCount, PageFormat, PageShift, Pfn, PhysAddr, Rights, Table,
+    VirtAddr,
 };
 
 use super::WalkError;
@@ -36,23 +37,8 @@ pub struct LeafRun<'m> {
     pub rights: Rights,
     /// Size of the pages that map it.
     pub shift: PageShift,
-    /// Where the entries stand, and what was in them.
-    entries: Entries<'m>,
-}
-
-/// Neighbouring entries in which the address grows by one page from each to the next and all else
-/// is the same, and the entry above that led to their table.
-#[derive(Clone, Copy, Debug)]
-struct Entries<'m> {
-    view: TableView<'m>,
-    first: u16,
-    /// The first entry, in host byte order.
-    raw: u64,
-    /// Base pages of the first leaf before the run begins.
-    skipped: PageCount,
-    big_endian: bool,
-    volatile: u64,
-    parent: Option<(TableView<'m>, u16, u64)>,
+    run: Run,
+    source: Source<'m>,
 }
 
 impl LeafRun<'_> {
@@ -63,32 +49,109 @@ impl LeafRun<'_> {
     /// Loads are sequentially consistent: whoever takes a count with a sequentially consistent
     /// operation and then asks this, against whoever clears an entry likewise and then looks at
     /// the count, cannot both miss the other.
-    #[inline]
     #[must_use]
     pub fn unchanged(&self, from: PageCount, pages: PageCount, base: PageShift) -> bool {
-        let entries = &self.entries;
-        let order = self.shift.order(base).raw();
-        let first = (entries.skipped.raw() + from.raw()) >> order;
-        let last = (entries.skipped.raw() + from.raw() + pages.raw() - 1) >> order;
-        let same = |view: TableView<'_>, at: usize, expected: u64, volatile: u64| {
-            view.load_again(at).is_some_and(|raw| {
-                (host_order(raw, entries.big_endian) ^ expected) & !volatile == 0
-            })
-        };
-        let parent = entries
-            .parent
-            .is_none_or(|(view, at, raw)| same(view, usize::from(at), raw, entries.volatile));
-        parent
-            && (first..=last).all(|i| {
-                let expected = entries.raw.wrapping_add(i << self.shift.raw());
-                same(
-                    entries.view,
-                    usize::from(entries.first) + index(i),
-                    expected,
-                    entries.volatile,
-                )
-            })
+        self.source.parent_unchanged() && self.source.unchanged(&self.run, from, pages, base)
     }
+}
+
+/// A [`LeafRun`] without what it shares with the others from its table: neighbouring entries in
+/// which the address grows by one page from each to the next and all else is the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) pfn: Pfn,
+    pub(crate) pages: PageCount,
+    /// The first entry, in host byte order.
+    raw: u64,
+    /// Base pages of the first leaf before the run begins.
+    skipped: PageCount,
+    /// Index of the first entry.
+    first: u16,
+    pub(crate) rights: Rights,
+    pub(crate) shift: PageShift,
+}
+
+/// Where the entries of runs stand: a table, and the entry above that led to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'m> {
+    view: TableView<'m>,
+    parent: Option<(TableView<'m>, u16, u64)>,
+    big_endian: bool,
+    volatile: u64,
+}
+
+impl Source<'_> {
+    /// Whether the entry above the table still says what it said.
+    #[inline]
+    pub(crate) fn parent_unchanged(&self) -> bool {
+        self.parent.is_none_or(|(view, at, raw)| self.same(&view, usize::from(at), raw))
+    }
+
+    /// Whether entries of a run from this table still say what they said; see
+    /// [`LeafRun::unchanged`].
+    #[inline]
+    pub(crate) fn unchanged(
+        &self,
+        run: &Run,
+        from: PageCount,
+        pages: PageCount,
+        base: PageShift,
+    ) -> bool {
+        let order = run.shift.order(base).raw();
+        let first = (run.skipped.raw() + from.raw()) >> order;
+        let last = (run.skipped.raw() + from.raw() + pages.raw() - 1) >> order;
+        let mut expected = run.raw.wrapping_add(first << run.shift.raw());
+        (index(first)..=index(last)).all(|i| {
+            let same = self.same(&self.view, usize::from(run.first) + i, expected);
+            expected = expected.wrapping_add(run.shift.bytes());
+            same
+        })
+    }
+
+    #[inline]
+    fn same(&self, view: &TableView<'_>, at: usize, expected: u64) -> bool {
+        view.load_again(at)
+            .is_some_and(|raw| (host_order(raw, self.big_endian) ^ expected) & !self.volatile == 0)
+    }
+}
+
+/// What comes next in a walk.
+pub(crate) enum Next<'m> {
+    /// Runs from one table.
+    Runs(Source<'m>),
+    /// Nothing is present for so many pages.
+    Hole(PageCount),
+    /// The range has been walked.
+    End,
+}
+
+/// An entry that was decoded, and what may differ in others that need not be.
+struct Decoded {
+    raw: u64,
+    leaf: Leaf,
+    /// See [`PageFormat::address_bits`].
+    address_bits: u64,
+}
+
+impl Decoded {
+    /// Whether an entry differs from it in address bits only.
+    #[inline]
+    fn describes(&self, raw: u64, volatile: u64) -> bool {
+        (raw ^ self.raw) & !(self.address_bits | volatile) == 0
+    }
+
+    /// The address in an entry that differs in address bits only.
+    #[inline]
+    fn addr(&self, raw: u64) -> PhysAddr {
+        PhysAddr::new(self.leaf.addr.raw() ^ (raw ^ self.raw) & self.address_bits)
+    }
+}
+
+/// Whether `next` maps what comes behind a leaf at `addr`, in the same way.
+#[inline]
+fn follows(addr: PhysAddr, leaf: &Leaf, next: &Leaf) -> bool {
+    addr.checked_add(leaf.shift.bytes()) == Some(next.addr)
+        && (next.shift, next.rights, next.memory) == (leaf.shift, leaf.rights, leaf.memory)
 }
 
 #[inline]
@@ -175,7 +238,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         self.levels.push(Level { table, view, rights, parent }).map_err(|_| outside)
     }
 
-    /// The entry at `index` of the lowest table, decoded; once, because what was decoded ahead is
+    /// The entry at `at` of the lowest table, decoded; once, because what was decoded ahead is
     /// taken from there.
     #[inline]
     fn entry(&mut self, level: &Level<'m>, at: u16) -> (u64, Entry) {
@@ -198,18 +261,46 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     ///
     /// # Errors
     /// [`WalkError`]. The walk cannot go on after one.
-    #[inline]
     pub fn next_extent(&mut self) -> Result<Option<Extent<'m>>, WalkError> {
+        let va = VirtAddr::new(self.va);
+        let mut runs = heapless::Vec::<Run, 1>::new();
+        let next = self.next_runs(&mut runs, |_| ())?;
+        Ok(match (next, runs.first()) {
+            (Next::Runs(source), Some(&run)) => {
+                let Run { pfn, pages, rights, shift, .. } = run;
+                Some(Extent::Leaf(LeafRun { va, pfn, pages, rights, shift, run, source }))
+            }
+            (Next::Hole(pages), _) => Some(Extent::Hole { va, pages }),
+            _ => None,
+        })
+    }
+
+    /// The next runs, as many as come from one table without a hole and fit `runs`, which is empty.
+    /// `found` hears of the first frame of each as soon as it is known.
+    ///
+    /// # Errors
+    /// [`WalkError`]. The walk cannot go on after one.
+    #[inline]
+    pub(crate) fn next_runs<const N: usize>(
+        &mut self,
+        runs: &mut heapless::Vec<Run, N>,
+        found: impl FnMut(Pfn),
+    ) -> Result<Next<'m>, WalkError> {
         loop {
             if self.left == 0 {
-                return Ok(None);
+                return Ok(Next::End);
             }
-            let Some(level) = self.levels.last().copied() else { return Ok(None) };
+            let Some(level) = self.levels.last().copied() else { return Ok(Next::End) };
             let at = level.table.index(VirtAddr::new(self.va));
             let (raw, entry) = self.entry(&level, at);
             match entry {
-                Entry::Absent => return Ok(Some(self.hole(&level, at))),
-                Entry::Leaf(leaf) => return Ok(Some(self.leaf(&level, at, raw, leaf))),
+                Entry::Absent => return Ok(Next::Hole(self.hole(&level, at))),
+                Entry::Leaf(leaf) => {
+                    self.leaves(&level, (at, raw, leaf), runs, found);
+                    let (big_endian, volatile) = (self.big_endian, self.volatile);
+                    let Level { view, parent, .. } = level;
+                    return Ok(Next::Runs(Source { view, parent, big_endian, volatile }));
+                }
                 Entry::Table(next, rights) if next.shift < level.table.shift => {
                     self.descend(next, level.rights & rights, Some((level.view, at, raw)))?;
                 }
@@ -231,8 +322,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         (bytes >> self.base.raw()).clamp(1, self.left)
     }
 
-    fn hole(&mut self, level: &Level<'m>, at: u16) -> Extent<'m> {
-        let va = VirtAddr::new(self.va);
+    fn hole(&mut self, level: &Level<'m>, at: u16) -> PageCount {
         let mut pages = self.to_entry_end(level.table.shift);
         let per_entry = level.table.shift.pages(self.base).raw();
         let mut next = at;
@@ -246,56 +336,111 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
             pages += per_entry.min(self.left - pages);
         }
         self.advance(pages);
-        Extent::Hole { va, pages: PageCount::new(pages) }
+        PageCount::new(pages)
     }
 
+    /// Runs from the leaf `first` on, up to what is no leaf or does not fit.
     #[inline]
-    fn leaf(&mut self, level: &Level<'m>, at: u16, raw: u64, leaf: Leaf) -> Extent<'m> {
-        let skipped = (self.va & leaf.shift.mask()) >> self.base.raw();
-        let pfn = leaf.addr.pfn(self.base).checked_add(PageCount::new(skipped));
-        let mut pages = self.to_entry_end(leaf.shift);
-        let per_entry = leaf.shift.pages(self.base).raw();
-        let (mut next, mut expected) = (at, leaf);
-        let mut expected_raw = raw;
-        while pages < self.left && next < level.table.last {
-            next += 1;
-            let (raw, entry) = self.entry(level, next);
-            expected_raw = expected_raw.wrapping_add(leaf.shift.bytes());
-            let continues = match (entry, expected.addr.checked_add(leaf.shift.bytes())) {
-                (Entry::Leaf(this), Some(addr)) => {
-                    expected.addr = addr;
-                    this.addr == addr
-                        && this.shift == leaf.shift
-                        && this.rights == leaf.rights
-                        && this.memory == leaf.memory
-                        && (raw ^ expected_raw) & !self.volatile == 0
-                }
-                _ => false,
-            };
-            if !continues {
-                self.ahead = Some((next, raw, entry));
+    fn leaves<const N: usize>(
+        &mut self,
+        level: &Level<'m>,
+        first: (u16, u64, Leaf),
+        runs: &mut heapless::Vec<Run, N>,
+        mut found: impl FnMut(Pfn),
+    ) {
+        let (mut at, raw, leaf) = first;
+        let mut run = self.run(level, first);
+        found(run.pfn);
+        let mut pages = run.pages.raw();
+        let mut known = Decoded { raw, leaf, address_bits: self.format.address_bits(&level.table) };
+        let mut expected = raw;
+        while pages < self.left && at < level.table.last {
+            let per_entry = known.leaf.shift.pages(self.base).raw();
+            let most =
+                (self.left - pages).div_ceil(per_entry).min(u64::from(level.table.last - at));
+            let more = self.alike(level, &known, at, expected, most);
+            at += more;
+            expected = expected.wrapping_add(u64::from(more) << known.leaf.shift.raw());
+            let more = (u64::from(more) * per_entry).min(self.left - pages);
+            run.pages = PageCount::new(run.pages.raw() + more);
+            pages += more;
+            if pages == self.left || at == level.table.last {
                 break;
             }
-            pages += per_entry.min(self.left - pages);
+
+            at += 1;
+            let Some(raw) = level.view.load(usize::from(at)) else { break };
+            let raw = host_order(raw, self.big_endian);
+            self.entries += 1;
+            let last = known.addr(expected);
+            let mut continues = false;
+            if !known.describes(raw, self.volatile) {
+                let entry = self.format.decode(&level.table, raw);
+                let Entry::Leaf(leaf) = entry else {
+                    self.ahead = Some((at, raw, entry));
+                    break;
+                };
+                let step = known.leaf.shift.bytes();
+                continues = (raw ^ expected.wrapping_add(step)) & !self.volatile == 0
+                    && follows(last, &known.leaf, &leaf);
+                (known.raw, known.leaf) = (raw, leaf);
+            }
+            let more = known.leaf.shift.pages(self.base).raw().min(self.left - pages);
+            if continues {
+                run.pages = PageCount::new(run.pages.raw() + more);
+            } else {
+                let leaf = Leaf { addr: known.addr(raw), ..known.leaf };
+                if runs.len() + 1 >= N {
+                    self.ahead = Some((at, raw, Entry::Leaf(leaf)));
+                    break;
+                }
+                let _ = runs.push(run);
+                run = Run {
+                    pfn: leaf.addr.pfn(self.base),
+                    pages: PageCount::new(more),
+                    raw,
+                    skipped: PageCount::ZERO,
+                    first: at,
+                    rights: level.rights & leaf.rights,
+                    shift: leaf.shift,
+                };
+                found(run.pfn);
+            }
+            expected = raw;
+            pages += more;
         }
-        let run = LeafRun {
-            va: VirtAddr::new(self.va),
-            pfn: pfn.unwrap_or(Pfn::new(u64::MAX)),
-            pages: PageCount::new(pages),
-            rights: level.rights & leaf.rights,
-            shift: leaf.shift,
-            entries: Entries {
-                view: level.view,
-                first: at,
-                raw,
-                skipped: PageCount::new(skipped),
-                big_endian: self.big_endian,
-                volatile: self.volatile,
-                parent: level.parent,
-            },
-        };
+        let _ = runs.push(run);
         self.advance(pages);
-        Extent::Leaf(run)
+    }
+
+    /// How many of the `most` entries after `at`, whose value is `raw`, are like one that was
+    /// decoded and continue each other.
+    #[inline]
+    fn alike(&mut self, level: &Level<'m>, known: &Decoded, at: u16, raw: u64, most: u64) -> u16 {
+        let mut expected = raw;
+        let mut count = 0;
+        while u64::from(count) < most {
+            expected = expected.wrapping_add(known.leaf.shift.bytes());
+            let next = usize::from(at) + usize::from(count) + 1;
+            let Some(raw) = level.view.load(next) else { break };
+            let raw = host_order(raw, self.big_endian);
+            if (raw ^ expected) & !self.volatile != 0 || !known.describes(raw, self.volatile) {
+                break;
+            }
+            count += 1;
+        }
+        self.entries += u64::from(count);
+        count
+    }
+
+    /// The run of one leaf, from the current address on.
+    #[inline]
+    fn run(&self, level: &Level<'m>, (first, raw, leaf): (u16, u64, Leaf)) -> Run {
+        let skipped = PageCount::new((self.va & leaf.shift.mask()) >> self.base.raw());
+        let pfn = leaf.addr.pfn(self.base).checked_add(skipped).unwrap_or(Pfn::new(u64::MAX));
+        let pages = PageCount::new(self.to_entry_end(leaf.shift));
+        let rights = level.rights & leaf.rights;
+        Run { pfn, pages, raw, skipped, first, rights, shift: leaf.shift }
     }
 
     /// Goes `pages` on and leaves the tables that do not reach so far.
