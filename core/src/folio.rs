@@ -145,7 +145,7 @@ bitflags::bitflags! {
         const MOVABLE = 4;
         /// Shared zeroes.
         const ZERO = 8;
-        /// An anonymous folio that one process alone maps: a write needs no copy.
+        /// Private memory that one process alone maps: a write needs no copy.
         const EXCLUSIVE = 16;
         /// Written to since it was last cleaned.
         const DIRTY = 32;

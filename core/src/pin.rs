@@ -66,13 +66,12 @@ pub(crate) struct Call<'a, 'm, H, F> {
 
 impl<H: GupHost, F: PageFormat> Call<'_, '_, H, F> {
     /// What is known of the mapping at `va`, if it still holds.
-    fn mapping_at(&mut self, va: VirtAddr) -> Option<Mapping> {
-        let (mapping, sequence) = self.known?;
-        if mapping.range.contains(va) && self.space.sequence() == Some(sequence) {
-            return Some(mapping);
-        }
-        self.known = None;
-        None
+    fn known_at(&mut self, va: VirtAddr) -> Option<(Mapping, Sequence)> {
+        let holds = |(mapping, sequence): &(Mapping, Sequence)| {
+            mapping.range.contains(va) && self.space.sequence() == Some(*sequence)
+        };
+        self.known = self.known.filter(holds);
+        self.known
     }
 
     fn progress(&self, done: PageCount) -> Progress {
@@ -138,8 +137,8 @@ fn fill<H: GupHost, F: PageFormat>(
     filler.check().map_err(|error| PinCause::from(error).at(range.start()))?;
     while let Some(rest) = range.skip(filler.done()) {
         let before = filler.done();
-        let mapping = call.mapping_at(rest.start());
-        let stopped = fast::advance(call, filler, rest, mapping);
+        let known = call.known_at(rest.start());
+        let stopped = fast::advance(call, filler, rest, known);
         filler.check().map_err(|error| PinCause::from(error).at(rest.start()))?;
         if filler.done() != before {
             stuck = slow::Patience::new();

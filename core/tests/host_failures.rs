@@ -25,7 +25,9 @@ fn scene(machine: &Machine<'_>) -> std::sync::Arc<pinfold::AddressSpace<pinfold:
     machine.map(id, MapSpec::shared(AT + (64 << 12), 64, file)).unwrap();
     machine.map(id, MapSpec::anonymous(AT + (128 << 12), HUGE - 128)).unwrap();
     machine.map(id, MapSpec::anonymous(AT + (HUGE << 12), HUGE).with_thp(Thp::Whole)).unwrap();
-    machine.map(id, MapSpec::anonymous(AT + (2 * HUGE << 12), HUGE).with_thp(Thp::Split)).unwrap();
+    machine
+        .map(id, MapSpec::anonymous(AT + ((2 * HUGE) << 12), HUGE).with_thp(Thp::Split))
+        .unwrap();
     machine.touch(id, AT, 32, BOTH).unwrap();
     machine.fork(id).unwrap();
     machine.touch(id, AT + (64 << 12), 48, BOTH).unwrap();

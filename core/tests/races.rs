@@ -1,0 +1,160 @@
+//! Races put exactly where they hurt: between the moment an entry is read and the moment its frame is
+//! counted. The page-table format is the only code that runs there, so a format with a hook does it.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use pinfold::sync::Word;
+use pinfold::{
+    Access, AddrRange, AddressSpace, Dirtied, Engine, PageCount, PageFormat, PageShift, PinError,
+    PinFlags, PinRequest, PinTable, Pinned, Table, VirtAddr, X86_64,
+};
+use pinfold_arch::{EncodeError, Entry};
+use pinfold_sim::{HostCall, Layout, Machine, MapSpec, Ram, Want};
+
+const BOTH: Access = Access::READ.union(Access::WRITE);
+const AT: u64 = 0x7000_0000_0000;
+
+/// The x86_64 format that does something once, when the first 4 KiB entry has been read.
+#[derive(Clone, Copy)]
+struct Hooked<'a> {
+    inner: X86_64,
+    armed: &'a Cell<bool>,
+    deed: &'a dyn Fn(),
+}
+
+impl PageFormat for Hooked<'_> {
+    fn name(&self) -> &'static str {
+        "hooked"
+    }
+    fn big_endian(&self) -> bool {
+        self.inner.big_endian()
+    }
+    fn base(&self) -> PageShift {
+        self.inner.base()
+    }
+    fn valid(&self, range: &AddrRange) -> bool {
+        self.inner.valid(range)
+    }
+    fn decode(&self, at: &Table, raw: u64) -> Entry {
+        if at.shift == PageShift::SIZE_4K && raw & 1 != 0 && self.armed.replace(false) {
+            (self.deed)();
+        }
+        self.inner.decode(at, raw)
+    }
+    fn encode(&self, at: &Table, entry: Entry) -> Result<u64, EncodeError> {
+        self.inner.encode(at, entry)
+    }
+    fn volatile_bits(&self) -> u64 {
+        self.inner.volatile_bits()
+    }
+}
+
+fn request(pages: u64, flags: PinFlags) -> PinRequest {
+    let range = AddrRange::new(VirtAddr::new(AT), PageCount::new(pages), PageShift::SIZE_4K);
+    PinRequest { flags, ..PinRequest::longterm(range.unwrap(), BOTH) }
+}
+
+/// Pins with the deed done in the middle, checks that the table tells the truth afterwards, unpins.
+fn pin_while<'m>(
+    machine: &Machine<'m>,
+    space: &Arc<AddressSpace<X86_64>>,
+    request: &PinRequest,
+    deed: &dyn Fn(),
+    look: impl FnOnce(&Result<Pinned, PinError>),
+) {
+    let armed = Cell::new(true);
+    let format = Hooked { inner: space.format(), armed: &armed, deed };
+    let hooked = AddressSpace::new(space.id(), format, space.root());
+    let engine = Engine::new(machine, machine.frames());
+    let words: Vec<Word> = (0..64).map(|_| Word::new(0)).collect();
+    let table = PinTable::new(&words).unwrap();
+    let result = engine.pin(&hooked, &table, request);
+    assert!(!armed.get(), "it did not happen");
+    look(&result);
+    if result.is_ok() {
+        for i in 0..request.range.pages().raw() {
+            let va = AT + (i << 12);
+            let mapped = machine.translate(space.id(), va, BOTH);
+            assert_eq!(table.lookup(VirtAddr::new(va)).ok(), mapped, "page {i} is another frame");
+        }
+        engine.unpin(&table, Dirtied::No).unwrap();
+    }
+    let frames = machine.frames();
+    let first = frames.first().raw();
+    for pfn in first..first + frames.frames().raw() {
+        if let Some(folio) = frames.folio(pinfold::Pfn::new(pfn)) {
+            assert_eq!(frames.counts_of(folio).pins(), 0, "frame {pfn:#x} is still pinned");
+        }
+    }
+}
+
+/// A folio that is freed between the walk and the look at it was moved, not forbidden.
+#[test]
+fn a_folio_that_moves_between_the_walk_and_the_look_is_looked_for_again() {
+    for flags in [PinFlags::empty(), PinFlags::LONGTERM] {
+        let ram = Ram::new(&Layout::small());
+        let machine = Machine::new(&ram);
+        let space = machine.add_space();
+        machine.map(space.id(), MapSpec::anonymous(AT, 4)).unwrap();
+        machine.touch(space.id(), AT, 4, BOTH).unwrap();
+        let deed = || {
+            machine.move_page(space.id(), AT, Want::Pinnable).unwrap();
+        };
+        pin_while(&machine, &space, &request(4, flags), &deed, |result| {
+            assert!(result.is_ok(), "{result:?}");
+        });
+    }
+}
+
+/// D6: the entry was replaced after it was read; the count that landed on the old page is undone.
+#[test]
+fn a_page_that_is_replaced_between_the_walk_and_the_count_is_not_pinned() {
+    let ram = Ram::new(&Layout::small());
+    let machine = Machine::new(&ram);
+    let space = machine.add_space();
+    machine.map(space.id(), MapSpec::anonymous(AT, 4)).unwrap();
+    machine.touch(space.id(), AT, 4, BOTH).unwrap();
+    // Somebody else keeps the old page alive, so that the count can land there.
+    let child = machine.fork(space.id()).unwrap();
+    machine.touch(space.id(), AT, 4, BOTH).unwrap();
+    let deed = || {
+        let old = machine.get_page(space.id(), AT + 0x1000).unwrap();
+        machine.unmap(space.id(), AT + 0x1000, 1).unwrap();
+        machine.map(space.id(), MapSpec::anonymous(AT + 0x1000, 1)).unwrap();
+        machine.touch(space.id(), AT + 0x1000, 1, BOTH).unwrap();
+        assert_ne!(machine.folio_at(space.id(), AT + 0x1000).unwrap().head(), old);
+    };
+    pin_while(&machine, &space, &request(4, PinFlags::empty()), &deed, |result| {
+        assert!(result.is_ok(), "{result:?}");
+    });
+    drop(child);
+}
+
+/// D5: a fork has begun after the walk did, and has not come to this page yet. The entry still says
+/// writable when it is compared; only the fork's own sequence tells.
+#[test]
+fn a_fork_that_begins_between_the_walk_and_the_count_is_waited_for() {
+    let ram = Ram::new(&Layout::small());
+    let machine = Machine::new(&ram);
+    let space = machine.add_space();
+    machine.map(space.id(), MapSpec::anonymous(AT, 4)).unwrap();
+    machine.touch(space.id(), AT, 4, BOTH).unwrap();
+    let armed = Cell::new(true);
+    let forked: &Cell<Option<&AddressSpace<Hooked<'_>>>> = &Cell::new(None);
+    let deed = || forked.get().unwrap().fork_start();
+    let format = Hooked { inner: space.format(), armed: &armed, deed: &deed };
+    let hooked = AddressSpace::new(space.id(), format, space.root());
+    forked.set(Some(&hooked));
+    let engine = Engine::new(&machine, machine.frames());
+    let words: Vec<Word> = (0..64).map(|_| Word::new(0)).collect();
+    let table = PinTable::new(&words).unwrap();
+    // Nobody ends the fork: the call waits, a bounded number of times, and gives up.
+    let before = machine.calls(HostCall::Pause);
+    let error = engine.pin(&hooked, &table, &request(4, PinFlags::empty())).unwrap_err();
+    assert_eq!(error.kind(), pinfold::ErrorKind::Busy, "{error}");
+    assert!(machine.calls(HostCall::Pause) > before + 100, "it did not wait");
+    hooked.fork_end();
+    engine.pin(&hooked, &table, &request(4, PinFlags::empty())).unwrap();
+    engine.unpin(&table, Dirtied::No).unwrap();
+}
