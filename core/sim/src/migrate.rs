@@ -104,16 +104,14 @@ impl<'m, F: TableFormat> State<'m, F> {
         self.zones.alloc(order, want, kind, kept).ok_or(MigrateError::NoMemory)
     }
 
-    /// A huge page to move one to: of the pool, or a new one for which an old one will go.
+    /// A huge page to move one to: a new one, for which an old one will go, or one of the pool. The
+    /// pool's own may be reserved for somebody.
     fn huge_target(
         &mut self,
         order: Order,
         want: Want,
         longterm: bool,
     ) -> Result<Pfn, MigrateError> {
-        if let Ok(head) = self.new_huge(order, longterm) {
-            return Ok(head);
-        }
         if !matches!(want, Want::In(_)) && self.reserve_huge(order, want).is_ok() {
             self.surplus += 1;
         }
