@@ -28,12 +28,18 @@ bitflags::bitflags! {
 }
 
 impl Rights {
+    /// What unprivileged code needs to do what `access` asks.
+    #[must_use]
+    pub const fn needed(access: Access) -> Self {
+        let read = if access.contains(Access::READ) { Self::READ } else { Self::empty() };
+        let write = if access.contains(Access::WRITE) { Self::WRITE } else { Self::empty() };
+        Self::USER.union(read).union(write)
+    }
+
     /// Whether unprivileged code with these rights could do what `access` asks.
     #[must_use]
     pub const fn allow(self, access: Access) -> bool {
-        self.contains(Self::USER)
-            && (!access.contains(Access::READ) || self.contains(Self::READ))
-            && (!access.contains(Access::WRITE) || self.contains(Self::WRITE))
+        self.contains(Self::needed(access))
     }
 }
 

@@ -286,24 +286,24 @@ impl<'m> FrameTable<'m> {
         self.pin_head(self.frame(folio.head).ok_or(CountError::Gone)?, folio, pages)
     }
 
-    /// Pins `first`, a single frame, and those behind it as long as their state is the same word for
-    /// word, at most `most`. Returns how many, and what happened to the one after them if it
-    /// looked the same but was not pinned.
+    /// Pins frames from `from` on that are folios of their own and whose state is `raw`, word for
+    /// word, up to the first that is not, at most `most`. Returns how many, and what happened to the
+    /// one after them if it looked right but was not pinned.
     #[inline]
     pub(crate) fn pin_alike(
         &self,
-        first: Folio,
+        raw: u64,
+        from: Pfn,
         most: PageCount,
     ) -> (PageCount, Result<(), Lost<'m>>) {
-        let from = index(first.head.raw().wrapping_sub(self.first.raw()));
-        let frames = self.words.get(from..).unwrap_or_default();
+        let at = index(from.raw().wrapping_sub(self.first.raw()));
+        let frames = self.words.get(at..).unwrap_or_default();
         let mut pages = PageCount::ZERO;
         for frame in frames.iter().take(index(most.raw())) {
-            if frame[0].load(Ordering::Acquire) != first.raw {
+            if frame[0].load(Ordering::Acquire) != raw {
                 break;
             }
-            let head = Pfn::new(first.head.raw() + pages.raw());
-            let folio = Folio { head, raw: first.raw };
+            let folio = Folio { head: Pfn::new(from.raw() + pages.raw()), raw };
             if let Err(lost) = self.pin_head(frame, folio, PageCount::ONE) {
                 return (pages, Err(lost));
             }

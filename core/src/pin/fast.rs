@@ -5,7 +5,7 @@
 //! compare the page-table entries again. Whoever changes a mapping clears the entry first and
 //! looks for counts afterwards, so one of the two sees the other.
 
-use pinfold_arch::{Access, AddrRange, Order, PageCount, PageFormat, Pfn};
+use pinfold_arch::{Access, AddrRange, Order, PageCount, PageFormat, Pfn, Rights};
 
 use super::Call;
 use super::unpin::{pieces, put_pins};
@@ -88,6 +88,14 @@ struct Counted {
     pieces: u64,
 }
 
+impl Counted {
+    #[inline]
+    fn add(&mut self, pages: PageCount, pieces: u64) {
+        self.pages = PageCount::new(self.pages.raw() + pages.raw());
+        self.pieces += pieces;
+    }
+}
+
 /// Pins one batch from the start of `rest` and records it.
 pub(crate) fn advance<H: GupHost, F: PageFormat>(
     call: &mut Call<'_, '_, H, F>,
@@ -145,6 +153,7 @@ enum Taken {
 }
 
 /// Pins runs of one table, in order: counts them, compares their entries again, and records them.
+#[inline(never)]
 fn accept<H: GupHost, F: PageFormat>(
     call: &mut Call<'_, '_, H, F>,
     filler: &mut Filler<'_>,
@@ -193,7 +202,8 @@ fn accept<H: GupHost, F: PageFormat>(
 }
 
 /// Counts runs, as far as they may be pinned. What was counted is in `counted`, run by run.
-#[inline]
+// Once for many runs: its loops need the registers more than they need to be inline.
+#[inline(never)]
 fn count<H: GupHost, F: PageFormat>(
     call: &Call<'_, '_, H, F>,
     runs: &[Run],
@@ -201,79 +211,76 @@ fn count<H: GupHost, F: PageFormat>(
     counted: &mut heapless::Vec<Counted, RUNS>,
 ) -> Result<Taken, Defer> {
     let mut pieces_left = PIECES;
+    let mut known = None;
+    let needed = Rights::needed(call.request.access);
     for run in runs {
-        if !run.rights.allow(call.request.access) {
+        if !run.rights.contains(needed) {
             return Err(Defer::Fault);
         }
         let mut sum = Counted { pages: PageCount::ZERO, pieces: 0 };
-        let mut result = Ok(Taken::All);
-        while sum.pages < run.pages && result == Ok(Taken::All) {
-            if sum.pieces == pieces_left {
-                result = Ok(Taken::Part);
-                break;
-            }
-            let (more, stopped) = count_alike(call, run, &sum, pieces_left, mapping);
-            sum.pages = PageCount::new(sum.pages.raw() + more.pages.raw());
-            sum.pieces += more.pieces;
-            result = stopped.map(|()| Taken::All);
-        }
+        let result = count_run(call, run, pieces_left, mapping, &mut known, &mut sum);
         if sum.pieces != 0 {
             let _ = counted.push(sum);
             pieces_left -= sum.pieces;
         }
-        if result != Ok(Taken::All) {
-            return result;
+        let Ok(Taken::All) = result else { return result };
+    }
+    Ok(Taken::All)
+}
+
+/// Counts one run, folio by folio, in at most `most` operations, and adds to `sum` what was counted.
+///
+/// `known` is the state of the single frame that the policy permitted last. Others in the same
+/// state are permitted too: nothing else that the policy looks at changes within a batch.
+#[inline]
+fn count_run<H: GupHost, F: PageFormat>(
+    call: &Call<'_, '_, H, F>,
+    run: &Run,
+    most: u64,
+    mapping: Option<Mapping>,
+    known: &mut Option<u64>,
+    sum: &mut Counted,
+) -> Result<Taken, Defer> {
+    while sum.pages < run.pages {
+        if sum.pieces == most {
+            return Ok(Taken::Part);
+        }
+        let pfn = run.pfn.checked_add(sum.pages).ok_or(Defer::NotMemory(run.pfn))?;
+        let left = run.pages.raw() - sum.pages.raw();
+        if let Some(raw) = *known {
+            let most = PageCount::new(left.min(most - sum.pieces));
+            let (pages, result) = call.frames.pin_alike(raw, pfn, most);
+            sum.add(pages, pages.raw());
+            result.map_err(|lost| {
+                let pfn = Pfn::new(pfn.raw() + pages.raw());
+                not_counted(call, pfn, lost)
+            })?;
+            if pages != PageCount::ZERO {
+                continue;
+            }
+        }
+        let folio = permitted(call, pfn, mapping)?;
+        let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
+        let pages = PageCount::new(in_folio.min(left));
+        call.frames.pin(folio, pages).map_err(|lost| not_counted(call, folio.head(), lost))?;
+        sum.add(pages, 1);
+        if folio.order() == Order::ZERO && !folio.is_zero_frame() {
+            *known = Some(folio.raw);
         }
     }
     Ok(Taken::All)
 }
 
-/// Counts what comes behind the part of the run that was: the part that lies in one folio, or
-/// single frames in the same state; and why it stopped, if something was in the way.
-#[inline]
-fn count_alike<H: GupHost, F: PageFormat>(
-    call: &Call<'_, '_, H, F>,
-    run: &Run,
-    done: &Counted,
-    most: u64,
-    mapping: Option<Mapping>,
-) -> (Counted, Result<(), Defer>) {
-    let nothing = Counted { pages: PageCount::ZERO, pieces: 0 };
-    let Some(pfn) = run.pfn.checked_add(done.pages) else {
-        return (nothing, Err(Defer::NotMemory(run.pfn)));
-    };
-    let folio = match permitted(call, pfn, mapping) {
-        Ok(folio) => folio,
-        Err(why) => return (nothing, Err(why)),
-    };
-    let left = run.pages.raw() - done.pages.raw();
-    let (counted, result) = if folio.order() == Order::ZERO && !folio.is_zero_frame() {
-        let most = PageCount::new(left.min(most - done.pieces));
-        let (pages, result) = call.frames.pin_alike(folio, most);
-        (Counted { pages, pieces: pages.raw() }, result)
-    } else {
-        let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
-        let pages = PageCount::new(in_folio.min(left));
-        match call.frames.pin(folio, pages) {
-            Ok(()) => (Counted { pages, pieces: 1 }, Ok(())),
-            Err(lost) => (nothing, Err(lost)),
-        }
-    };
-    let stopped_at = Pfn::new(pfn.raw() + counted.pages.raw());
-    let result = match result {
-        Ok(()) if counted.pieces != 0 => Ok(()),
-        Ok(()) => Err(Defer::Changed(pfn)),
-        Err(Lost { error: CountError::Overflow, .. }) => {
-            Err(Defer::Overflow(stopped_at.align_down(folio.order())))
-        }
-        Err(lost) => {
-            if let Some(last) = lost.last {
-                call.host.reclaim().reclaim(last);
-            }
-            Err(Defer::Changed(stopped_at))
-        }
-    };
-    (counted, result)
+/// What to do about a folio at `pfn` that was not counted.
+#[cold]
+fn not_counted<H: GupHost, F>(call: &Call<'_, '_, H, F>, pfn: Pfn, lost: Lost<'_>) -> Defer {
+    if let Some(last) = lost.last {
+        call.host.reclaim().reclaim(last);
+    }
+    match lost.error {
+        CountError::Overflow => Defer::Overflow(pfn),
+        _ => Defer::Changed(pfn),
+    }
 }
 
 /// The folio of a frame, if it may be pinned.

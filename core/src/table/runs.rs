@@ -29,39 +29,30 @@ pub struct Runs<'m> {
     next: u64,
     /// The node that holds it, if it is known.
     node: Option<Node>,
-    /// A block that was read and belongs to the next run.
-    ahead: Option<Run>,
 }
 
 impl<'m> Runs<'m> {
     pub(super) fn new(table: PinTable<'m>, geometry: Option<Geometry>, from: PageCount) -> Self {
         let next = geometry.map_or(0, |geometry| geometry.start + from.raw());
-        Self { table, geometry, next, node: None, ahead: None }
+        Self { table, geometry, next, node: None }
     }
 
     /// The next block that holds a frame.
     fn block(&mut self) -> Option<Run> {
-        if let Some(ahead) = self.ahead.take() {
-            return Some(ahead);
-        }
         let geometry = self.geometry?;
         while self.next < geometry.end {
-            let (node, at) =
-                match self.node.and_then(|node| Some((node, node.index_of(self.next)?))) {
-                    Some(known) => known,
-                    None => {
-                        let (_, node, at) = self.table.descend(&geometry, self.next)?;
-                        (node, at)
-                    }
-                };
-            let slot = Slot::decode(self.table.get(node.word(at)?));
-            if let Slot::Link { .. } = slot {
-                self.node = None;
+            let Some((node, at)) =
+                self.node.and_then(|node| Some((node, node.index_of(self.next)?)))
+            else {
                 let (_, node, _) = self.table.descend(&geometry, self.next)?;
                 self.node = Some(node);
                 continue;
+            };
+            let slot = Slot::decode(self.table.get(node.word(at)?));
+            if let Slot::Link { .. } = slot {
+                self.node = None;
+                continue;
             }
-            self.node = Some(node);
             let page = self.next.max(node.first_page(at));
             let end = node.end_page(at);
             self.next = end;
@@ -89,13 +80,16 @@ impl Iterator for Runs<'_> {
     fn next(&mut self) -> Option<Run> {
         let base = self.geometry?.base;
         let mut run = self.block()?;
-        while let Some(block) = self.block() {
+        loop {
+            let next = self.next;
+            let Some(block) = self.block() else { break };
             let next_va = run.pages.bytes(base).and_then(|bytes| run.va.checked_add(bytes));
             let continues = block.dirty == run.dirty
                 && run.pfn.checked_add(run.pages) == Some(block.pfn)
                 && next_va == Some(block.va);
             if !continues {
-                self.ahead = Some(block);
+                // It is read again, as the first of the next run.
+                self.next = next;
                 break;
             }
             run.pages = PageCount::new(run.pages.raw() + block.pages.raw());

@@ -68,7 +68,7 @@ pub(crate) struct Run {
     /// Index of the first entry.
     first: u16,
     pub(crate) rights: Rights,
-    pub(crate) shift: PageShift,
+    shift: PageShift,
 }
 
 /// Where the entries of runs stand: a table, and the entry above that led to it.
@@ -174,9 +174,6 @@ struct Level<'m> {
 pub struct RangeWalk<'m, F, M> {
     format: F,
     memory: &'m M,
-    base: PageShift,
-    big_endian: bool,
-    volatile: u64,
     levels: heapless::Vec<Level<'m>, MAX_LEVELS>,
     va: u64,
     left: u64,
@@ -200,9 +197,6 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         let mut walk = Self {
             format,
             memory,
-            base: format.base(),
-            big_endian: format.big_endian(),
-            volatile: format.volatile_bits(),
             levels: heapless::Vec::new(),
             va: at.raw(),
             left: range.pages().raw(),
@@ -252,7 +246,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
             return (0, Entry::Absent);
         }
         let Some(raw) = level.view.load(usize::from(at)) else { return (0, Entry::Absent) };
-        let raw = host_order(raw, self.big_endian);
+        let raw = host_order(raw, self.format.big_endian());
         self.entries += 1;
         (raw, self.format.decode(&level.table, raw))
     }
@@ -297,7 +291,8 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
                 Entry::Absent => return Ok(Next::Hole(self.hole(&level, at))),
                 Entry::Leaf(leaf) => {
                     self.leaves(&level, (at, raw, leaf), runs, found);
-                    let (big_endian, volatile) = (self.big_endian, self.volatile);
+                    let big_endian = self.format.big_endian();
+                    let volatile = self.format.volatile_bits();
                     let Level { view, parent, .. } = level;
                     return Ok(Next::Runs(Source { view, parent, big_endian, volatile }));
                 }
@@ -319,12 +314,12 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     #[inline]
     fn to_entry_end(&self, shift: PageShift) -> u64 {
         let bytes = shift.bytes() - (self.va & shift.mask());
-        (bytes >> self.base.raw()).clamp(1, self.left)
+        (bytes >> self.format.base().raw()).clamp(1, self.left)
     }
 
     fn hole(&mut self, level: &Level<'m>, at: u16) -> PageCount {
         let mut pages = self.to_entry_end(level.table.shift);
-        let per_entry = level.table.shift.pages(self.base).raw();
+        let per_entry = level.table.shift.pages(self.format.base()).raw();
         let mut next = at;
         while pages < self.left && next < level.table.last {
             next += 1;
@@ -340,7 +335,8 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     }
 
     /// Runs from the leaf `first` on, up to what is no leaf or does not fit.
-    #[inline]
+    // Once for many entries: its loops need the registers more than they need to be inline.
+    #[inline(never)]
     fn leaves<const N: usize>(
         &mut self,
         level: &Level<'m>,
@@ -348,96 +344,82 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         runs: &mut heapless::Vec<Run, N>,
         mut found: impl FnMut(Pfn),
     ) {
-        let (mut at, raw, leaf) = first;
+        let (start, raw, leaf) = first;
+        let (shift, order) = (leaf.shift, leaf.shift.order(self.format.base()).raw());
+        let (big_endian, volatile) = (self.format.big_endian(), self.format.volatile_bits());
         let mut run = self.run(level, first);
         found(run.pfn);
-        let mut pages = run.pages.raw();
-        let mut known = Decoded { raw, leaf, address_bits: self.format.address_bits(&level.table) };
-        let mut expected = raw;
-        while pages < self.left && at < level.table.last {
-            let per_entry = known.leaf.shift.pages(self.base).raw();
-            let most =
-                (self.left - pages).div_ceil(per_entry).min(u64::from(level.table.last - at));
-            let more = self.alike(level, &known, at, expected, most);
-            at += more;
-            expected = expected.wrapping_add(u64::from(more) << known.leaf.shift.raw());
-            let more = (u64::from(more) * per_entry).min(self.left - pages);
-            run.pages = PageCount::new(run.pages.raw() + more);
-            pages += more;
-            if pages == self.left || at == level.table.last {
-                break;
-            }
+        // The last entry that is wanted, and pages from where the walk is now to an entry's end.
+        let skipped = run.skipped.raw();
+        let wanted = u16::try_from((skipped + self.left - 1) >> order).unwrap_or(u16::MAX);
+        let last = start.saturating_add(wanted).min(level.table.last);
+        let pages_to = |entry: u16| ((u64::from(entry - start) + 1) << order) - skipped;
 
-            at += 1;
-            let Some(raw) = level.view.load(usize::from(at)) else { break };
-            let raw = host_order(raw, self.big_endian);
-            self.entries += 1;
-            let last = known.addr(expected);
-            let mut continues = false;
-            if !known.describes(raw, self.volatile) {
+        let mut known = Decoded { raw, leaf, address_bits: self.format.address_bits(&level.table) };
+        // The last entry that was taken, what it says, and the pages before the current run.
+        let (mut at, mut latest, mut before) = (start, raw, 0);
+        while at < last {
+            let next = at + 1;
+            let Some(raw) = level.view.load(usize::from(next)) else { break };
+            let raw = host_order(raw, big_endian);
+            let expected = latest.wrapping_add(shift.bytes());
+            let mut continues = (raw ^ expected) & !volatile == 0;
+            if !known.describes(raw, volatile) {
                 let entry = self.format.decode(&level.table, raw);
                 let Entry::Leaf(leaf) = entry else {
-                    self.ahead = Some((at, raw, entry));
+                    self.ahead = Some((next, raw, entry));
                     break;
                 };
-                let step = known.leaf.shift.bytes();
-                continues = (raw ^ expected.wrapping_add(step)) & !self.volatile == 0
-                    && follows(last, &known.leaf, &leaf);
+                continues &= follows(known.addr(latest), &known.leaf, &leaf);
                 (known.raw, known.leaf) = (raw, leaf);
             }
-            let more = known.leaf.shift.pages(self.base).raw().min(self.left - pages);
-            if continues {
-                run.pages = PageCount::new(run.pages.raw() + more);
-            } else {
-                let leaf = Leaf { addr: known.addr(raw), ..known.leaf };
-                if runs.len() + 1 >= N {
-                    self.ahead = Some((at, raw, Entry::Leaf(leaf)));
+            if !continues {
+                if runs.len() + 1 >= N || known.leaf.shift != shift {
+                    let leaf = Leaf { addr: known.addr(raw), ..known.leaf };
+                    self.ahead = Some((next, raw, Entry::Leaf(leaf)));
                     break;
                 }
+                run.pages = PageCount::new(pages_to(at) - before);
                 let _ = runs.push(run);
+                before = pages_to(at);
                 run = Run {
-                    pfn: leaf.addr.pfn(self.base),
-                    pages: PageCount::new(more),
+                    pfn: known.addr(raw).pfn(self.format.base()),
+                    pages: PageCount::ZERO,
                     raw,
                     skipped: PageCount::ZERO,
-                    first: at,
-                    rights: level.rights & leaf.rights,
-                    shift: leaf.shift,
+                    first: next,
+                    rights: level.rights & known.leaf.rights,
+                    shift,
                 };
                 found(run.pfn);
+                (at, latest) = (next, raw);
+                continue;
             }
-            expected = raw;
-            pages += more;
+            (at, latest) = (next, expected);
+            // Mostly there are more: they get a loop with nothing else in it.
+            while at < last {
+                let expected = latest.wrapping_add(shift.bytes());
+                let raw = level.view.load(usize::from(at) + 1).unwrap_or_default();
+                let raw = host_order(raw, big_endian);
+                if (raw ^ expected) & !volatile != 0 || !known.describes(raw, volatile) {
+                    break;
+                }
+                (at, latest) = (at + 1, expected);
+            }
         }
+        self.entries += u64::from(at - start) + u64::from(self.ahead.is_some());
+        let pages = pages_to(at).min(self.left);
+        run.pages = PageCount::new(pages - before);
         let _ = runs.push(run);
         self.advance(pages);
-    }
-
-    /// How many of the `most` entries after `at`, whose value is `raw`, are like one that was
-    /// decoded and continue each other.
-    #[inline]
-    fn alike(&mut self, level: &Level<'m>, known: &Decoded, at: u16, raw: u64, most: u64) -> u16 {
-        let mut expected = raw;
-        let mut count = 0;
-        while u64::from(count) < most {
-            expected = expected.wrapping_add(known.leaf.shift.bytes());
-            let next = usize::from(at) + usize::from(count) + 1;
-            let Some(raw) = level.view.load(next) else { break };
-            let raw = host_order(raw, self.big_endian);
-            if (raw ^ expected) & !self.volatile != 0 || !known.describes(raw, self.volatile) {
-                break;
-            }
-            count += 1;
-        }
-        self.entries += u64::from(count);
-        count
     }
 
     /// The run of one leaf, from the current address on.
     #[inline]
     fn run(&self, level: &Level<'m>, (first, raw, leaf): (u16, u64, Leaf)) -> Run {
-        let skipped = PageCount::new((self.va & leaf.shift.mask()) >> self.base.raw());
-        let pfn = leaf.addr.pfn(self.base).checked_add(skipped).unwrap_or(Pfn::new(u64::MAX));
+        let skipped = PageCount::new((self.va & leaf.shift.mask()) >> self.format.base().raw());
+        let pfn =
+            leaf.addr.pfn(self.format.base()).checked_add(skipped).unwrap_or(Pfn::new(u64::MAX));
         let pages = PageCount::new(self.to_entry_end(leaf.shift));
         let rights = level.rights & leaf.rights;
         Run { pfn, pages, raw, skipped, first, rights, shift: leaf.shift }
@@ -447,7 +429,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     fn advance(&mut self, pages: u64) {
         let old = self.va;
         // Wraps only at the very end of the address space, where nothing is left.
-        self.va = old.wrapping_add(pages << self.base.raw());
+        self.va = old.wrapping_add(pages << self.format.base().raw());
         self.left -= pages;
         while self.levels.len() > 1
             && self.levels.last().is_some_and(|level| {
