@@ -46,6 +46,12 @@ impl Folio {
     pub fn is_zero_frame(self) -> bool {
         self.info().is_zero_frame()
     }
+
+    /// Whether it is one frame that is counted.
+    #[inline]
+    pub(crate) fn is_single(self) -> bool {
+        self.order() == Order::ZERO && !self.is_zero_frame()
+    }
 }
 
 /// What a folio is.

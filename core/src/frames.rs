@@ -344,6 +344,33 @@ impl<'m> FrameTable<'m> {
         Ok(self.last_reference(folio, new))
     }
 
+    /// Unpins frames from `from` on that are folios of their own and whose state is `raw`, word for
+    /// word, up to the first that is not or has no pin, at most `most`. Returns how many; `last`
+    /// gets those whose last reference that was.
+    #[inline]
+    pub(crate) fn unpin_alike(
+        &self,
+        raw: u64,
+        from: Pfn,
+        most: PageCount,
+        mut last: impl FnMut(Frozen<'m>),
+    ) -> PageCount {
+        let at = index(from.raw().wrapping_sub(self.first.raw()));
+        let frames = self.words.get(at..).unwrap_or_default();
+        let mut pages = 0;
+        for [state, counts] in frames.iter().take(index(most.raw())) {
+            if state.load(Ordering::Acquire) != raw {
+                break;
+            }
+            let Ok(left) = update(counts, |old| old.minus(1, 1)) else { break };
+            if left.is_frozen() {
+                last(Frozen::new(*self, Pfn::new(from.raw() + pages), Order::ZERO));
+            }
+            pages += 1;
+        }
+        PageCount::new(pages)
+    }
+
     /// Adds `n` plain references: a mapping, a cache.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! compare the page-table entries again. Whoever changes a mapping clears the entry first and
 //! looks for counts afterwards, so one of the two sees the other.
 
-use pinfold_arch::{Access, AddrRange, Order, PageCount, PageFormat, Pfn, Rights};
+use pinfold_arch::{Access, AddrRange, PageCount, PageFormat, Pfn, Rights};
 
 use super::Call;
 use super::unpin::{pieces, put_pins};
@@ -264,7 +264,7 @@ fn count_run<H: GupHost, F: PageFormat>(
         let pages = PageCount::new(in_folio.min(left));
         call.frames.pin(folio, pages).map_err(|lost| not_counted(call, folio.head(), lost))?;
         sum.add(pages, 1);
-        if folio.order() == Order::ZERO && !folio.is_zero_frame() {
+        if folio.is_single() {
             *known = Some(folio.raw);
         }
     }

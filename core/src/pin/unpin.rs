@@ -7,10 +7,12 @@ use crate::folio::{Folio, FolioFlags};
 use crate::frames::{CountError, FrameTable};
 use crate::host::{Account, GupHost, Progress, Reclaim, Wait};
 use crate::table::layout::Geometry;
-use crate::table::{PinTable, TableError};
+use crate::table::{PinTable, Run, TableError};
 
 /// Pages given back between two pauses.
 const STEP: u64 = 4096;
+/// Runs whose frames are fetched ahead.
+const RUNS: usize = 32;
 
 /// What the device did to the memory, beside what was marked block by block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,38 +86,92 @@ pub(super) fn give_back<H: GupHost>(
     geometry: Geometry,
     dirtied: Dirtied,
 ) -> (Unpinned, Result<(), UnpinError>) {
-    let mut report = Unpinned { pages: PageCount::ZERO, runs: 0, dirtied: 0 };
-    let mut result = Ok(());
-    let mut since_pause = 0;
-    for run in table.held(geometry) {
-        let dirty = run.dirty || dirtied == Dirtied::All;
-        let mut at = PageCount::ZERO;
-        for (folio, _, pages) in pieces(&frames, run.pfn, run.pages) {
-            if dirty && !folio.is_zero_frame() {
-                frames.set_flags(folio, FolioFlags::DIRTY, true);
-                report.dirtied += 1;
-            }
-            if let Err(error) = put_pins(host, &frames, folio, pages) {
-                result = result.and(Err(UnpinError::Miscounted { pfn: folio.head(), error }));
-            }
-            report.runs += 1;
-            at = PageCount::new(at.raw() + pages.raw());
-            since_pause += pages.raw();
-            if since_pause >= STEP {
-                since_pause = 0;
-                let done = PageCount::new(report.pages.raw() + at.raw());
-                // Giving back cannot be undone, so it cannot be stopped either.
-                let _ = host.wait().pause(Progress { done, total: geometry.pages() });
-            }
+    let total = geometry.pages();
+    let report = Unpinned { pages: PageCount::ZERO, runs: 0, dirtied: 0 };
+    let mut giver = Giver { host, frames, total, report, result: Ok(()), paused: 0, known: None };
+    let mut runs = table.held(geometry);
+    loop {
+        let mut batch = heapless::Vec::<Run, RUNS>::new();
+        while !batch.is_full()
+            && let Some(run) = runs.next()
+        {
+            frames.prefetch(run.pfn);
+            let _ = batch.push(run);
         }
-        if at != run.pages {
-            let pfn = run.pfn.checked_add(at).unwrap_or(run.pfn);
-            let lost = UnpinError::Miscounted { pfn, error: CountError::Gone };
-            result = result.and(Err(lost));
+        if batch.is_empty() {
+            return (giver.report, giver.result);
         }
-        report.pages = PageCount::new(report.pages.raw() + run.pages.raw());
+        for run in &batch {
+            giver.run(run, run.dirty || dirtied == Dirtied::All);
+        }
     }
-    (report, result)
+}
+
+/// Gives back run after run.
+struct Giver<'a, 'm, H> {
+    host: &'a H,
+    frames: FrameTable<'m>,
+    /// Pages in all.
+    total: PageCount,
+    report: Unpinned,
+    result: Result<(), UnpinError>,
+    /// Pages done at the last pause.
+    paused: u64,
+    /// The state of the single frame that was given back last; the next ones are mostly in the
+    /// same state.
+    known: Option<u64>,
+}
+
+impl<H: GupHost> Giver<'_, '_, H> {
+    fn run(&mut self, run: &Run, dirty: bool) {
+        let mut at = PageCount::ZERO;
+        while at < run.pages {
+            let left = PageCount::new(run.pages.raw() - at.raw());
+            let Some(pfn) = run.pfn.checked_add(at) else { break };
+            if let (Some(raw), false) = (self.known, dirty) {
+                let most = PageCount::new(left.raw().min(STEP));
+                let host = self.host;
+                let last = |last| host.reclaim().reclaim(last);
+                let pages = self.frames.unpin_alike(raw, pfn, most, last);
+                if pages != PageCount::ZERO {
+                    at = PageCount::new(at.raw() + pages.raw());
+                    self.did(pages, pages.raw());
+                    continue;
+                }
+            }
+            let Some((folio, _, pages)) = pieces(&self.frames, pfn, left).next() else {
+                self.failed(pfn, CountError::Gone);
+                return self.did(left, 0);
+            };
+            self.known = folio.is_single().then_some(folio.raw);
+            if dirty && !folio.is_zero_frame() {
+                self.frames.set_flags(folio, FolioFlags::DIRTY, true);
+                self.report.dirtied += 1;
+            }
+            if let Err(error) = put_pins(self.host, &self.frames, folio, pages) {
+                self.failed(folio.head(), error);
+            }
+            at = PageCount::new(at.raw() + pages.raw());
+            self.did(pages, 1);
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, pfn: Pfn, error: CountError) {
+        self.result = self.result.and(Err(UnpinError::Miscounted { pfn, error }));
+    }
+
+    #[inline]
+    fn did(&mut self, pages: PageCount, operations: u64) {
+        let done = PageCount::new(self.report.pages.raw() + pages.raw());
+        self.report.pages = done;
+        self.report.runs += operations;
+        if done.raw() - self.paused >= STEP {
+            self.paused = done.raw();
+            // Giving back cannot be undone, so it cannot be stopped either.
+            let _ = self.host.wait().pause(Progress { done, total: self.total });
+        }
+    }
 }
 
 /// Pinned frames, folio by folio: the folio, the first of its frames among them, and how many. It

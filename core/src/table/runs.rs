@@ -72,6 +72,26 @@ impl<'m> Runs<'m> {
         }
         None
     }
+
+    /// Adds the blocks to `run`, which ends here, that continue it in the same node.
+    fn extend(&mut self, run: &mut Run) -> Option<()> {
+        let base = self.geometry?.base;
+        let node = self.node?;
+        let at = node.index_of(self.next - 1)?;
+        let mut raw = self.table.get(node.word(at)?);
+        let mut pages = node.end_page(at) - node.first_page(at);
+        for at in at + 1..node.len() {
+            raw = Slot::continued(raw, pages, base)?;
+            if self.table.get(node.word(at)?) != raw {
+                break;
+            }
+            let end = node.end_page(at);
+            pages = end - self.next;
+            run.pages = PageCount::new(run.pages.raw() + pages);
+            self.next = end;
+        }
+        Some(())
+    }
 }
 
 impl Iterator for Runs<'_> {
@@ -81,6 +101,7 @@ impl Iterator for Runs<'_> {
         let base = self.geometry?.base;
         let mut run = self.block()?;
         loop {
+            self.extend(&mut run);
             let next = self.next;
             let Some(block) = self.block() else { break };
             let next_va = run.pages.bytes(base).and_then(|bytes| run.va.checked_add(bytes));

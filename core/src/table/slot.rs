@@ -12,7 +12,7 @@
 //! A *page* is a frame on which the table holds a count while pinning is under way. An *address* may
 //! be handed to a device. A *stale* address was taken from the device but is not flushed yet.
 
-use pinfold_arch::{Order, Pfn, PhysAddr};
+use pinfold_arch::{Order, PageShift, Pfn, PhysAddr};
 
 const TAG: u64 = 7;
 const PAGE: u64 = 1;
@@ -92,6 +92,17 @@ impl Slot {
             Self::Link { offset, order } => {
                 offset << LINK_OFFSET_SHIFT | u64::from(order.raw()) << LINK_ORDER_SHIFT | LINK
             }
+        }
+    }
+
+    /// The word of a block whose frames continue those of a block of `pages` pages with the word
+    /// `raw`, in the same state. `None` for a word without frames.
+    #[inline]
+    pub(super) fn continued(raw: u64, pages: u64, base: PageShift) -> Option<u64> {
+        match raw & TAG {
+            PAGE => raw.checked_add(pages << PAGE_SHIFT),
+            ADDRESS | STALE => raw.checked_add(pages << base.raw()),
+            _ => None,
         }
     }
 }
