@@ -289,7 +289,7 @@ impl<'m> FrameTable<'m> {
     /// Pins frames from `from` on that are folios of their own and whose state is `raw`, word for
     /// word, up to the first that is not, at most `most`. Returns how many, and what happened to the
     /// one after them if it looked right but was not pinned.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pin_alike(
         &self,
         raw: u64,

@@ -218,7 +218,11 @@ fn count<H: GupHost, F: PageFormat>(
             return Err(Defer::Fault);
         }
         let mut sum = Counted { pages: PageCount::ZERO, pieces: 0 };
-        let result = count_run(call, run, pieces_left, mapping, &mut known, &mut sum);
+        // Mostly all of a run is like what came before.
+        let mut result = count_alike(call, run, pieces_left, known, &mut sum).map(|()| Taken::All);
+        if sum.pages != run.pages && result.is_ok() {
+            result = count_rest(call, run, pieces_left, mapping, &mut known, &mut sum);
+        }
         if sum.pieces != 0 {
             let _ = counted.push(sum);
             pieces_left -= sum.pieces;
@@ -228,12 +232,12 @@ fn count<H: GupHost, F: PageFormat>(
     Ok(Taken::All)
 }
 
-/// Counts one run, folio by folio, in at most `most` operations, and adds to `sum` what was counted.
+/// Counts what is left of a run, folio by folio, until `sum` has `most` operations.
 ///
 /// `known` is the state of the single frame that the policy permitted last. Others in the same
 /// state are permitted too: nothing else that the policy looks at changes within a batch.
-#[inline]
-fn count_run<H: GupHost, F: PageFormat>(
+#[inline(never)]
+fn count_rest<H: GupHost, F: PageFormat>(
     call: &Call<'_, '_, H, F>,
     run: &Run,
     most: u64,
@@ -246,29 +250,35 @@ fn count_run<H: GupHost, F: PageFormat>(
             return Ok(Taken::Part);
         }
         let pfn = run.pfn.checked_add(sum.pages).ok_or(Defer::NotMemory(run.pfn))?;
-        let left = run.pages.raw() - sum.pages.raw();
-        if let Some(raw) = *known {
-            let most = PageCount::new(left.min(most - sum.pieces));
-            let (pages, result) = call.frames.pin_alike(raw, pfn, most);
-            sum.add(pages, pages.raw());
-            result.map_err(|lost| {
-                let pfn = Pfn::new(pfn.raw() + pages.raw());
-                not_counted(call, pfn, lost)
-            })?;
-            if pages != PageCount::ZERO {
-                continue;
-            }
-        }
         let folio = permitted(call, pfn, mapping)?;
         let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
-        let pages = PageCount::new(in_folio.min(left));
+        let pages = PageCount::new(in_folio.min(run.pages.raw() - sum.pages.raw()));
         call.frames.pin(folio, pages).map_err(|lost| not_counted(call, folio.head(), lost))?;
         sum.add(pages, 1);
         if folio.is_single() {
             *known = Some(folio.raw);
+            count_alike(call, run, most, *known, sum)?;
         }
     }
     Ok(Taken::All)
+}
+
+/// Counts single frames as long as their state is the one that is `known` to be permitted.
+#[inline(always)]
+fn count_alike<H: GupHost, F>(
+    call: &Call<'_, '_, H, F>,
+    run: &Run,
+    most: u64,
+    known: Option<u64>,
+    sum: &mut Counted,
+) -> Result<(), Defer> {
+    let Some(raw) = known else { return Ok(()) };
+    let from = Pfn::new(run.pfn.raw() + sum.pages.raw());
+    let most = (run.pages.raw() - sum.pages.raw()).min(most - sum.pieces);
+    let (pages, result) = call.frames.pin_alike(raw, from, PageCount::new(most));
+    sum.add(pages, pages.raw());
+    let stopped = Pfn::new(from.raw() + pages.raw());
+    result.map_err(|lost| not_counted(call, stopped, lost))
 }
 
 /// What to do about a folio at `pfn` that was not counted.

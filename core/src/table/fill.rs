@@ -26,6 +26,8 @@ pub(crate) struct Filler<'m> {
     middle: Option<Node>,
     /// The finest node, of the current order-9 block, and the word that links to it.
     fine: Option<(Node, usize)>,
+    /// Words for the pages that come next, one for each, where pages came one by one so far.
+    singles: &'m [Word],
 }
 
 impl<'m> Filler<'m> {
@@ -38,6 +40,7 @@ impl<'m> Filler<'m> {
             used: Header::WORDS as u64,
             middle: None,
             fine: None,
+            singles: &[],
         };
         filler.grow(geometry.root().len());
         filler
@@ -92,33 +95,35 @@ impl<'m> Filler<'m> {
         let mut recorded = 0;
         let mut done = 0;
         while done < pages.raw() {
-            let frame = Pfn::new(pfn.raw() + done);
-            // Where pages came one by one so far, the next ones are one store each away.
-            let room = self.single_words(pages.raw() - done);
-            for (word, frame) in room.iter().zip(frame.raw()..) {
+            let frame = pfn.raw() + done;
+            let room = self.singles.len().min(index(pages.raw() - done));
+            let (words, rest) = self.singles.split_at(room);
+            if words.is_empty() {
+                recorded += self.place(Pfn::new(frame), PageCount::ONE).raw();
+                self.singles = self.single_words();
+                done += 1;
+                continue;
+            }
+            for (word, frame) in words.iter().zip(frame..) {
                 word.store(Slot::Page(Pfn::new(frame)).encode(), Ordering::Relaxed);
             }
-            let placed = room.len() as u64;
+            let placed = words.len() as u64;
+            self.singles = rest;
             self.next += placed;
             (done, recorded) = (done + placed, recorded + placed);
-            if placed == 0 {
-                recorded += self.place(frame, PageCount::ONE).raw();
-                done += 1;
-            }
         }
         PageCount::new(recorded)
     }
 
-    /// The words of at most `pages` next pages, as far as the current node has one for each page.
-    #[inline]
-    fn single_words(&self, pages: u64) -> &'m [Word] {
+    /// The words of the pages that come next, as far as the current node has one for each.
+    fn single_words(&self) -> &'m [Word] {
         if let Some((node, _)) = self.fine
             && node.order == 0
             && (node.first..node.end).contains(&self.next)
             && !self.overflowed()
         {
             let from = node.offset + (self.next - node.first);
-            let to = from + pages.min(node.end - self.next);
+            let to = node.offset + (node.end - node.first);
             return self.table.words.get(index(from)..index(to)).unwrap_or_default();
         }
         &[]
@@ -128,6 +133,7 @@ impl<'m> Filler<'m> {
     /// Returns how many pages were recorded: fewer if the words ran out.
     #[inline]
     pub(crate) fn place(&mut self, pfn: Pfn, pages: PageCount) -> PageCount {
+        self.singles = &[];
         let end = (self.next + pages.raw()).min(self.geometry.end);
         let from = self.next;
         let mut recorded = 0;

@@ -101,7 +101,7 @@ impl Source<'_> {
         let first = (run.skipped.raw() + from.raw()) >> order;
         let last = (run.skipped.raw() + from.raw() + pages.raw() - 1) >> order;
         let mut expected = run.raw.wrapping_add(first << run.shift.raw());
-        (index(first)..=index(last)).all(|i| {
+        (index(first)..index(last) + 1).all(|i| {
             let same = self.same(&self.view, usize::from(run.first) + i, expected);
             expected = expected.wrapping_add(run.shift.bytes());
             same
