@@ -1,4 +1,4 @@
-//! What the bench programs share: the [scene](scene) that is measured, the [floors](floor) it is
+//! What the bench programs share: the [scene] that is measured, the [floors](floor) it is
 //! measured against, and the [rounds] in which they take turns. The protocol and what each row
 //! means stand in `benches/README.md`.
 //!

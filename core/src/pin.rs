@@ -60,6 +60,8 @@ pub(crate) struct Call<'a, 'm, H, F> {
     pub(crate) space: &'a AddressSpace<F>,
     pub(crate) request: &'a PinRequest,
     pub(crate) report: Pinned,
+    /// How many runs the fast way looks ahead.
+    look: usize,
     /// The mapping that the slow way looked up last, good while the sequence stands.
     pub(crate) known: Option<(Mapping, Sequence)>,
 }
@@ -94,7 +96,15 @@ pub(crate) fn pin_pages<H: GupHost, F: PageFormat>(
         table.reset();
         return Err(PinCause::OverLimit(over).at(start));
     }
-    let mut call = Call { host, frames, space, request, report: Pinned::NOTHING, known: None };
+    let mut call = Call {
+        host,
+        frames,
+        space,
+        request,
+        report: Pinned::NOTHING,
+        look: fast::RUNS,
+        known: None,
+    };
     let mut filler = Filler::new(*table, geometry);
     let result = fill(&mut call, &mut filler).and_then(|()| publish(&call, table, &filler));
     match result {

@@ -106,11 +106,8 @@ fn pin(format: X86_64, ram: Ram, root: pinfold::Table, range: AddrRange) -> bool
     let words: Vec<Word> = (0..FRAMES * 2).map(|_| Word::new(0)).collect();
     let Ok(frames) = FrameTable::new(&words, Pfn::new(0), BASE) else { return false };
     // Half of the frames are the user's: one large folio and small ones.
-    let user = |order| FolioInfo {
-        order,
-        kind: FolioKind::Anonymous,
-        flags: FolioFlags::EXCLUSIVE,
-    };
+    let user =
+        |order| FolioInfo { order, kind: FolioKind::Anonymous, flags: FolioFlags::EXCLUSIVE };
     let large = Order::new(2).unwrap_or(Order::ZERO);
     for (pfn, order) in [(8, large), (12, Order::ZERO), (13, Order::ZERO), (14, Order::ZERO)] {
         match frames.add_memory(Pfn::new(pfn), user(order)) {

@@ -16,14 +16,14 @@ use crate::policy::{self, Refusal, Verdict};
 use crate::request::PinFlags;
 use crate::space::Sequence;
 use crate::table::fill::Filler;
-use crate::walk::range::{Next, Run, Source};
+use crate::walk::range::{Look, Next, Run, Source};
 use crate::walk::{RangeWalk, WalkError};
 
 /// Entries walked in a batch, and runs counted; the last table or group of each is completed. This
 /// bounds the work between two pauses.
 const ENTRIES: u64 = 4096;
 /// Runs that are counted together before their entries are compared again.
-const RUNS: usize = 64;
+pub(super) const RUNS: usize = 64;
 /// Counting operations before that, for folios smaller than what maps them.
 const PIECES: u64 = 4096;
 
@@ -46,7 +46,16 @@ pub(crate) enum Defer {
     /// The answer depends on the mapping, which is not known here.
     NeedsMapping,
     /// The folio must be moved first.
-    Move(Folio, Why),
+    Move {
+        /// What is in the way.
+        folio: Folio,
+        /// Why it cannot stay.
+        why: Why,
+        /// The frame that is wanted.
+        pfn: Pfn,
+        /// Pages of the same run from it on: what comes next may have to move too.
+        run: PageCount,
+    },
     /// The memory may never be pinned like this.
     Refused(Refusal),
     /// The frame is no known memory.
@@ -123,16 +132,19 @@ pub(crate) fn advance<H: GupHost, F: PageFormat>(
     let mut after = Stopped::BatchFull;
     while walk.entries() < ENTRIES {
         let mut runs = heapless::Vec::<Run, RUNS>::new();
-        let taken = match walk.next_runs(&mut runs, |pfn| frames.prefetch(pfn)) {
+        let look = Look { runs: call.look, absent: 1 };
+        let taken = match walk.next_runs(&mut runs, look, |pfn| frames.prefetch(pfn)) {
             Ok(Next::Runs(source)) => accept(call, filler, &source, &runs, known, fork),
             Ok(Next::Hole(_)) => Err(Defer::Fault),
             Ok(Next::End) => break,
             Err(error) => Err(Defer::Walk(error)),
         };
         match taken {
-            Ok(Taken::All) if filler.check().is_ok() => {}
+            Ok(Taken::All) if filler.check().is_ok() => call.look = (call.look * 2).min(RUNS),
             Ok(_) => break,
             Err(why) => {
+                // What was read ahead is read again: less of it, where it was in vain.
+                call.look = 1;
                 after = Stopped::Defer(why);
                 break;
             }
@@ -183,10 +195,12 @@ fn accept<H: GupHost, F: PageFormat>(
         let stopped = runs.iter().zip(&counted).take_while(|(run, done)| run.pages == done.pages);
         let stopped = stopped.count();
         let done = counted.get(stopped).map_or(PageCount::ZERO, |counted| counted.pages);
-        if let Some(run) = runs.get(stopped)
-            && !source.unchanged(run, done, PageCount::ONE, base)
-        {
-            result = Err(Defer::Changed(run.pfn));
+        if let Some(run) = runs.get(stopped) {
+            if !source.unchanged(run, done, PageCount::ONE, base) {
+                result = Err(Defer::Changed(run.pfn));
+            } else if let Err(Defer::Move { run: left, .. }) = &mut result {
+                *left = PageCount::new(run.pages.raw() - done.raw());
+            }
         }
     }
     for (run, counted) in runs.iter().zip(&counted) {
@@ -324,7 +338,9 @@ fn allowed<H: GupHost, F: PageFormat>(
     if longterm {
         match policy::verdict(info) {
             Verdict::Pin => {}
-            Verdict::Move(why) => return Err(Defer::Move(folio, why)),
+            Verdict::Move(why) => {
+                return Err(Defer::Move { folio, why, pfn, run: PageCount::ONE });
+            }
             Verdict::Refuse(refusal) => return Err(Defer::Refused(refusal)),
         }
     }

@@ -1,17 +1,20 @@
 //! The slow way: whatever kept the fast way from going on, one page at a time. May sleep; holds no
 //! lock, no walk guard, and no count on the folio in question.
 
-use pinfold_arch::{Access, PageCount, PageFormat, VirtAddr};
+use pinfold_arch::{Access, PageCount, PageFormat, Pfn, VirtAddr};
 
 use super::fast::Defer;
 use super::{Call, PinCause};
+use crate::folio::Folio;
 use crate::host::{Event, Fault, FaultIn, Flow, GupHost, Mappings, Trace, Wait};
-use crate::policy;
 use crate::policy::migrate::{Moved, move_folio};
+use crate::policy::{self, Verdict};
 use crate::request::PinFlags;
 
 /// How often one page is faulted in before the faults are said to lead nowhere.
 const FAULTS: u32 = 16;
+/// Folios that are moved before the page tables are read again.
+const AHEAD: usize = 64;
 /// How often one page is waited for.
 const WAITS: u32 = 1 << 16;
 
@@ -52,12 +55,11 @@ pub(super) fn resolve<H: GupHost, F: PageFormat>(
     match why {
         Defer::Fault => fault(call, at, false, patience),
         Defer::Unshare => fault(call, at, true, patience),
-        Defer::Move(folio, why) => {
-            let progress = call.progress(done);
-            match move_folio(call.host, &call.frames, folio, why, at, progress) {
+        Defer::Move { folio, why, pfn, run } => {
+            match move_folio(call.host, &call.frames, folio, why, at, call.progress(done)) {
                 Moved::Yes => {
                     call.report.migrated += 1;
-                    Ok(())
+                    move_ahead(call, pfn, folio, run, at, done)
                 }
                 Moved::Elsewhere => {
                     call.host.trace().event(Event::Waiting { at, folio: folio.head() });
@@ -78,6 +80,37 @@ pub(super) fn resolve<H: GupHost, F: PageFormat>(
         Defer::Overflow(folio) => Err(PinCause::Overflow { folio }),
         Defer::Walk(error) => Err(PinCause::Walk(error)),
     }
+}
+
+/// Moves what comes behind a folio that was moved, in the same run, and must move too: so the page
+/// tables are not read again for each. What cannot be moved is left for the walk to come by and
+/// report.
+fn move_ahead<H: GupHost, F: PageFormat>(
+    call: &mut Call<'_, '_, H, F>,
+    first: Pfn,
+    moved: Folio,
+    run: PageCount,
+    at: VirtAddr,
+    done: PageCount,
+) -> Result<(), PinCause> {
+    let mut next = moved.head().checked_add(moved.order().pages());
+    for _ in 0..AHEAD {
+        let Some(pfn) = next.filter(|pfn| pfn.raw() - first.raw() < run.raw()) else { break };
+        let Some(folio) = call.frames.folio(pfn).filter(|folio| folio.head() == pfn) else { break };
+        let Verdict::Move(why) = policy::verdict(folio.info()) else { break };
+        let behind = PageCount::new(pfn.raw() - first.raw());
+        let Some(at) = behind.bytes(call.frames.base()).and_then(|bytes| at.checked_add(bytes))
+        else {
+            break;
+        };
+        match move_folio(call.host, &call.frames, folio, why, at, call.progress(done)) {
+            Moved::Yes => call.report.migrated += 1,
+            Moved::Stopped => return Err(PinCause::Interrupted),
+            Moved::Elsewhere | Moved::No(_) => break,
+        }
+        next = pfn.checked_add(folio.order().pages());
+    }
+    Ok(())
 }
 
 /// Has the page made present with the access, or private.
@@ -108,7 +141,7 @@ fn wait<H: GupHost, F: PageFormat>(
 ) -> Result<(), PinCause> {
     let pfn = match why {
         Defer::Changed(pfn) | Defer::NotMemory(pfn) | Defer::Overflow(pfn) => Some(pfn),
-        Defer::Move(folio, _) => Some(folio.head()),
+        Defer::Move { pfn, .. } => Some(pfn),
         _ => None,
     };
     let Some(left) = patience.waits.checked_sub(1) else { return Err(PinCause::Busy { pfn }) };

@@ -169,6 +169,15 @@ struct Level<'m> {
     parent: Option<(TableView<'m>, u16, u64)>,
 }
 
+/// How far a walk reads on before it tells what it found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// Runs that come at once.
+    pub(crate) runs: usize,
+    /// Absent entries that make one hole.
+    pub(crate) absent: u16,
+}
+
 /// Walks a range: see the [module above](super).
 #[derive(Debug)]
 pub struct RangeWalk<'m, F, M> {
@@ -258,7 +267,8 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     pub fn next_extent(&mut self) -> Result<Option<Extent<'m>>, WalkError> {
         let va = VirtAddr::new(self.va);
         let mut runs = heapless::Vec::<Run, 1>::new();
-        let next = self.next_runs(&mut runs, |_| ())?;
+        let look = Look { runs: 1, absent: u16::MAX };
+        let next = self.next_runs(&mut runs, look, |_| ())?;
         Ok(match (next, runs.first()) {
             (Next::Runs(source), Some(&run)) => {
                 let Run { pfn, pages, rights, shift, .. } = run;
@@ -269,8 +279,8 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         })
     }
 
-    /// The next runs, as many as come from one table without a hole and fit `runs`, which is empty.
-    /// `found` hears of the first frame of each as soon as it is known.
+    /// The next runs, as many as come from one table without a hole, are asked for, and fit `runs`,
+    /// which is empty. `found` hears of the first frame of each as soon as it is known.
     ///
     /// # Errors
     /// [`WalkError`]. The walk cannot go on after one.
@@ -278,6 +288,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     pub(crate) fn next_runs<const N: usize>(
         &mut self,
         runs: &mut heapless::Vec<Run, N>,
+        look: Look,
         found: impl FnMut(Pfn),
     ) -> Result<Next<'m>, WalkError> {
         loop {
@@ -288,9 +299,9 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
             let at = level.table.index(VirtAddr::new(self.va));
             let (raw, entry) = self.entry(&level, at);
             match entry {
-                Entry::Absent => return Ok(Next::Hole(self.hole(&level, at))),
+                Entry::Absent => return Ok(Next::Hole(self.hole(&level, at, look.absent))),
                 Entry::Leaf(leaf) => {
-                    self.leaves(&level, (at, raw, leaf), runs, found);
+                    self.leaves(&level, (at, raw, leaf), runs, N.min(look.runs), found);
                     let big_endian = self.format.big_endian();
                     let volatile = self.format.volatile_bits();
                     let Level { view, parent, .. } = level;
@@ -317,11 +328,12 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         (bytes >> self.format.base().raw()).clamp(1, self.left)
     }
 
-    fn hole(&mut self, level: &Level<'m>, at: u16) -> PageCount {
+    fn hole(&mut self, level: &Level<'m>, at: u16, most: u16) -> PageCount {
         let mut pages = self.to_entry_end(level.table.shift);
         let per_entry = level.table.shift.pages(self.format.base()).raw();
         let mut next = at;
-        while pages < self.left && next < level.table.last {
+        let last = at.saturating_add(most - 1).min(level.table.last);
+        while pages < self.left && next < last {
             next += 1;
             let (raw, entry) = self.entry(level, next);
             if entry != Entry::Absent {
@@ -342,6 +354,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         level: &Level<'m>,
         first: (u16, u64, Leaf),
         runs: &mut heapless::Vec<Run, N>,
+        most: usize,
         mut found: impl FnMut(Pfn),
     ) {
         let (start, raw, leaf) = first;
@@ -374,7 +387,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
                 (known.raw, known.leaf) = (raw, leaf);
             }
             if !continues {
-                if runs.len() + 1 >= N || known.leaf.shift != shift {
+                if runs.len() + 1 >= most || known.leaf.shift != shift {
                     let leaf = Leaf { addr: known.addr(raw), ..known.leaf };
                     self.ahead = Some((next, raw, Entry::Leaf(leaf)));
                     break;
