@@ -89,7 +89,7 @@ pub struct Scene {
 /// The host of a scene: page tables in flat memory, one private mapping, ready-made parts.
 pub type SceneHost<'m> = Parts<FlatTables<'m>, OneMapping>;
 
-/// Page tables from [`TABLES`] on.
+/// Page tables from `TABLES` on.
 #[derive(Clone, Copy, Debug)]
 pub struct FlatTables<'m> {
     words: &'m [Word],
