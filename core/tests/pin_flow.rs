@@ -31,6 +31,15 @@ fn bench<'a, 'm>(machine: &'a Machine<'m>) -> Bench<'a, 'm> {
     Bench { machine, space: machine.add_space() }
 }
 
+/// A machine with this memory, and a space on it.
+macro_rules! scene {
+    ($machine:ident, $bench:ident, $layout:expr) => {
+        let ram = Ram::new(&$layout);
+        let $machine = Machine::new(&ram);
+        let $bench = bench(&$machine);
+    };
+}
+
 fn words(n: usize) -> Vec<Word> {
     (0..n).map(|_| Word::new(0)).collect()
 }
@@ -148,9 +157,7 @@ fn nothing_misplaced(bench: &Bench<'_, '_>, table: &PinTable<'_>) {
 
 #[test]
 fn untouched_memory_is_faulted_in_where_it_may_stay() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 100));
     bench
         .while_pinned(&request(AT, 100, BOTH), |table, pinned| {
@@ -166,9 +173,7 @@ fn untouched_memory_is_faulted_in_where_it_may_stay() {
 /// D9: a slow pin of CMA memory failed instead of moving it. D18, D19: and so did the zero page.
 #[test]
 fn memory_in_the_movable_zone_is_moved_and_pinned() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 64));
     bench.map(MapSpec::anonymous(AT + (HUGE << 12), 2 * HUGE).with_thp(Thp::Whole));
     bench.touch(AT, 64, BOTH);
@@ -202,9 +207,7 @@ fn memory_in_the_movable_zone_is_moved_and_pinned() {
 /// D23: a folio that could not be isolated was taken for one that need not move.
 #[test]
 fn a_folio_that_others_refer_to_is_named_with_both_counts() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 8));
     bench.touch(AT, 8, BOTH);
     let held = machine.get_page(bench.space.id(), AT + 0x5000).unwrap();
@@ -226,9 +229,7 @@ fn a_folio_that_others_refer_to_is_named_with_both_counts() {
 
 #[test]
 fn no_memory_to_move_to_is_an_error_that_leaves_everything() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 8));
     bench.touch(AT, 8, BOTH);
     for nth in 1..=20 {
@@ -244,9 +245,7 @@ fn no_memory_to_move_to_is_an_error_that_leaves_everything() {
 /// writes. The pin makes it private first.
 #[test]
 fn a_read_pin_of_a_shared_page_unshares_it() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 4));
     bench.touch(AT, 4, BOTH);
     let child = machine.fork(bench.space.id()).unwrap();
@@ -265,9 +264,7 @@ fn a_read_pin_of_a_shared_page_unshares_it() {
 /// first write of the process.
 #[test]
 fn a_read_pin_of_a_private_page_keeps_seeing_the_process() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let file = machine.add_file(FileKind::Disk, 4, Order::ZERO);
     bench.map(MapSpec::private(AT, 4, file));
     bench.map(MapSpec::anonymous(AT + 0x10_0000, 4));
@@ -343,9 +340,7 @@ fn what_may_be_pinned_by_backing_sharing_and_access() {
                 kind: ZoneKind::FsDax,
                 pages: mib(2),
             });
-            let ram = Ram::new(&layout);
-            let machine = Machine::new(&ram);
-            let bench = bench(&machine);
+            scene!(machine, bench, layout);
             let file = machine.add_file(kind, 8, Order::ZERO);
             bench.map(MapSpec::shared(AT, 8, file));
             bench.map(MapSpec::private(AT + 0x10_0000, 8, file));
@@ -376,9 +371,7 @@ fn what_may_be_pinned_by_backing_sharing_and_access() {
 
 #[test]
 fn secret_and_device_memory_are_refused_touched_or_not() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let secret = machine.add_file(FileKind::Secret, 4, Order::ZERO);
     bench.map(MapSpec::shared(AT, 4, secret));
     bench.map(MapSpec::device(AT + 0x10_0000, 4, Pfn::new(0xf_e000)));
@@ -398,9 +391,7 @@ fn secret_and_device_memory_are_refused_touched_or_not() {
 /// process may not write, no pin makes writable.
 #[test]
 fn a_mapping_that_may_not_be_written_is_not_written() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let file = machine.add_file(FileKind::Disk, 4, Order::ZERO);
     bench.map(MapSpec::private(AT, 4, file).read_only(true));
     bench.touch(AT, 4, Access::READ);
@@ -413,9 +404,7 @@ fn a_mapping_that_may_not_be_written_is_not_written() {
 /// written. Here the copy goes away again between the fault and the grab.
 #[test]
 fn the_need_to_write_survives_a_fault() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let file = machine.add_file(FileKind::Disk, 1, Order::ZERO);
     bench.map(MapSpec::private(AT, 1, file));
     let original = {
@@ -445,9 +434,7 @@ fn the_need_to_write_survives_a_fault() {
 fn a_pin_that_overlaps_a_fork_keeps_the_parents_page() {
     for call in [HostCall::GuardEnter, HostCall::Table, HostCall::GuardLeave] {
         for nth in 1..=3 {
-            let ram = Ram::new(&Layout::small());
-            let machine = Machine::new(&ram);
-            let bench = bench(&machine);
+            scene!(machine, bench, Layout::small());
             bench.map(MapSpec::anonymous(AT, 4));
             bench.touch(AT, 4, BOTH);
             let id = bench.space.id();
@@ -471,9 +458,7 @@ fn a_pin_that_overlaps_a_fork_keeps_the_parents_page() {
 #[test]
 fn a_table_page_that_is_unmapped_under_the_walk_stays_until_the_walk_ends() {
     let during = Mutex::new(None);
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 4));
     bench.touch(AT, 4, BOTH);
     let id = bench.space.id();
@@ -496,9 +481,7 @@ fn a_table_page_that_is_unmapped_under_the_walk_stays_until_the_walk_ends() {
 /// D16: NUMA balancing moved a page under a pin.
 #[test]
 fn what_is_pinned_cannot_be_moved() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 1));
     bench
         .while_pinned(&request(AT, 1, BOTH), |table, _| {
@@ -517,9 +500,7 @@ fn the_cma_area_can_be_emptied_although_its_guest_is_pinned() {
     let area = mib(16).raw();
     for longterm in [false, true] {
         let layout = Layout::new(Pfn::new(0x1000)).normal(mib(48)).cma(mib(16));
-        let ram = Ram::new(&layout);
-        let machine = Machine::new(&ram);
-        let bench = bench(&machine);
+        scene!(machine, bench, layout);
         let pages = 4 * HUGE;
         bench.map(MapSpec::anonymous(AT, pages).with_thp(Thp::Whole));
         bench.touch(AT, pages, BOTH);
@@ -541,9 +522,7 @@ fn the_cma_area_can_be_emptied_although_its_guest_is_pinned() {
 /// D17: an allocate-and-pin kept a reference too many, and the pool never got the page back.
 #[test]
 fn pool_pages_and_file_pages_come_back() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let nine = Order::new(9).unwrap();
     for _ in 0..3 {
         machine.reserve_huge(nine, Want::Pinnable).unwrap();
@@ -564,9 +543,7 @@ fn pool_pages_and_file_pages_come_back() {
 /// The process may be gone before the device lets go: the last pin gives the memory back.
 #[test]
 fn a_pin_outlives_its_mapping() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let free = machine.free_frames();
     bench.map(MapSpec::anonymous(AT, 8));
     let memory = words(64);
@@ -588,9 +565,7 @@ fn a_pin_outlives_its_mapping() {
 /// off their alignment, and the range begins and ends inside them.
 #[test]
 fn folios_mapped_anywhere_and_ranges_that_begin_inside_them() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let four = Order::new(4).unwrap();
     let file = machine.add_file(FileKind::Shmem, 256, four);
     let odd = AT + 0x3000;
@@ -616,9 +591,7 @@ fn folios_mapped_anywhere_and_ranges_that_begin_inside_them() {
 #[test]
 fn a_run_of_a_large_folio_is_one_count_however_it_is_mapped() {
     for thp in [Thp::Whole, Thp::Split] {
-        let ram = Ram::new(&Layout::new(Pfn::new(0x1000)).normal(mib(32)));
-        let machine = Machine::new(&ram);
-        let bench = bench(&machine);
+        scene!(machine, bench, Layout::new(Pfn::new(0x1000)).normal(mib(32)));
         bench.map(MapSpec::anonymous(AT, 4 * HUGE).with_thp(thp));
         bench.touch(AT, 4 * HUGE, BOTH);
         bench
@@ -635,9 +608,7 @@ fn a_run_of_a_large_folio_is_one_count_however_it_is_mapped() {
 /// on the folio, for whoever owns it to find.
 #[test]
 fn a_dirty_mark_reaches_the_folio_before_its_pin_goes() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let file = machine.add_file(FileKind::Shmem, 8, Order::ZERO);
     bench.map(MapSpec::shared(AT, 8, file));
     bench.touch(AT, 8, Access::READ);
@@ -663,9 +634,7 @@ fn a_dirty_mark_reaches_the_folio_before_its_pin_goes() {
 /// D46: a charge was taken back from whom it had not been taken.
 #[test]
 fn the_account_is_charged_for_the_whole_range_and_gets_it_back() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 16));
     machine.limit(AccountId(7), Some(15));
     let cause = bench.refused(&request(AT, 16, BOTH));
@@ -679,9 +648,7 @@ fn the_account_is_charged_for_the_whole_range_and_gets_it_back() {
 /// releases it. D74: a short result is never a success.
 #[test]
 fn an_error_on_the_last_page_gives_back_all_before_it() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let pages = 5000;
     bench.map(MapSpec::anonymous(AT, pages - 1));
     bench.touch(AT, pages - 1, BOTH);
@@ -698,9 +665,7 @@ fn an_error_on_the_last_page_gives_back_all_before_it() {
 
 #[test]
 fn a_table_of_any_size_pins_or_says_what_it_needs() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     // Small pages, a hole, a huge page mapped whole: more than one node, and untouched memory.
     bench.map(MapSpec::anonymous(AT, HUGE + 40));
     bench.map(MapSpec::anonymous(AT + ((HUGE * 2) << 12), HUGE).with_thp(Thp::Whole));
@@ -743,9 +708,7 @@ fn a_table_of_any_size_pins_or_says_what_it_needs() {
 /// D50, D58, D75: sums of address and length wrapped.
 #[test]
 fn ranges_that_are_none_are_refused_before_anything_is_looked_at() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     for (at, pages) in [
         (0x8000_0000_0000, 1),
         (0x7fff_ffff_f000, 2),
@@ -766,9 +729,7 @@ fn ranges_that_are_none_are_refused_before_anything_is_looked_at() {
 
 #[test]
 fn requests_that_make_no_sense_are_refused_before_anything_is_looked_at() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let sane = request(AT, 1, BOTH);
     let unknown = PinFlags::from_bits_retain(1 << 31) | PinFlags::LONGTERM;
     let peer = PinFlags::LONGTERM | PinFlags::PEER_TO_PEER;
@@ -788,9 +749,7 @@ fn requests_that_make_no_sense_are_refused_before_anything_is_looked_at() {
 
 #[test]
 fn flags_that_narrow_what_is_pinned() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     let shmem = machine.add_file(FileKind::Shmem, 4, Order::ZERO);
     bench.map(MapSpec::anonymous(AT, 4));
     bench.map(MapSpec::shared(AT + 0x10_0000, 4, shmem));
@@ -808,9 +767,7 @@ fn flags_that_narrow_what_is_pinned() {
 
 #[test]
 fn a_short_pin_takes_memory_where_it_is() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 4));
     bench.touch(AT, 4, BOTH);
     let short = PinRequest { flags: PinFlags::empty(), ..request(AT, 4, BOTH) };
@@ -824,9 +781,7 @@ fn a_short_pin_takes_memory_where_it_is() {
 
 #[test]
 fn a_table_is_used_by_one_call_at_a_time_and_remembers_its_owner() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 4));
     let memory = words(64);
     let table = PinTable::new(&memory).unwrap();
@@ -851,9 +806,7 @@ fn a_table_is_used_by_one_call_at_a_time_and_remembers_its_owner() {
 
 #[test]
 fn a_fault_handler_that_fails_or_lies_is_an_error_in_bounded_time() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 3));
     machine.fail(HostCall::Fault, 3);
     let cause = bench.refused(&request(AT, 3, BOTH));
@@ -862,9 +815,7 @@ fn a_fault_handler_that_fails_or_lies_is_an_error_in_bounded_time() {
 
 #[test]
 fn pause_stops_a_call_at_any_time() {
-    let ram = Ram::new(&Layout::small());
-    let machine = Machine::new(&ram);
-    let bench = bench(&machine);
+    scene!(machine, bench, Layout::small());
     bench.map(MapSpec::anonymous(AT, 100));
     bench.touch(AT, 100, BOTH);
     let request = request(AT, 100, BOTH);

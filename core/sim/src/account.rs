@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use pinfold::host::OverLimit;
 use pinfold::{AccountId, PageCount};
 
-use crate::machine::lock;
+use crate::lock::lock;
 
 #[derive(Clone, Copy, Default, Debug)]
 struct Book {

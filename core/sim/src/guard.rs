@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use pinfold::Table;
 use pinfold::host::SpaceId;
 
-use crate::machine::lock;
+use crate::lock::lock;
 
 /// What happens to a page-table page that nothing points to any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

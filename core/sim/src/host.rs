@@ -13,7 +13,8 @@ use pinfold::{AccountId, PageCount, PhysAddr, VirtAddr};
 use crate::format::TableFormat;
 use crate::guard::{must_not_sleep, step_in, step_out};
 use crate::inject::HostCall;
-use crate::machine::{Machine, lock};
+use crate::lock::lock;
+use crate::machine::Machine;
 use crate::zones::Want;
 
 /// Events and breaches that are kept; later ones are counted only.

@@ -10,7 +10,8 @@ use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::machine::{Machine, lock};
+use crate::lock::lock;
+use crate::machine::Machine;
 
 /// The functions that the engine calls.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -40,6 +40,7 @@ mod guard;
 mod host;
 mod inject;
 mod layout;
+mod lock;
 mod machine;
 mod map;
 mod migrate;

@@ -1,6 +1,6 @@
 //! The machine: everything above, and what the engine asks of a host.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pinfold::folio::Folio;
 use pinfold::frames::FrameTable;
@@ -17,6 +17,7 @@ use crate::guard::{FreePolicy, Guards};
 use crate::host::Log;
 use crate::inject::{HostCall, Injector};
 use crate::layout::{FrameRange, ZoneKind};
+use crate::lock::lock;
 use crate::map::{MapError, MapSpec};
 use crate::objects::{FileId, FileKind, TruncateError};
 use crate::ram::Ram;
@@ -37,12 +38,6 @@ pub struct Machine<'m, F = X86_64> {
     pub(crate) accounts: Accounts,
     pub(crate) injector: Injector<'m, F>,
     pub(crate) log: Log,
-}
-
-/// Locks, also after a panic elsewhere: a failed assertion in one test thread must not hide behind
-/// others.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Physical address width of the machine's CPU.

@@ -17,7 +17,8 @@ use super::world::World;
 use super::{How, Op, Part, Script};
 use crate::inject::HostCall;
 use crate::layout::{Layout, ZoneKind, ZoneLayout, mib};
-use crate::machine::{Machine, lock};
+use crate::lock::lock;
+use crate::machine::Machine;
 use crate::model::{Model, Verdict};
 use crate::ram::Ram;
 
