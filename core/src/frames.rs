@@ -28,7 +28,7 @@ use pinfold_arch::addr::index;
 use pinfold_arch::{Order, PageCount, PageShift, Pfn};
 
 use crate::folio::{Folio, FolioFlags, FolioInfo, FolioKind};
-use crate::sync::{Ordering, Word};
+use crate::sync::{Ordering, Word, fence};
 
 pub mod counts;
 pub mod owned;
@@ -162,7 +162,7 @@ impl<'m> FrameTable<'m> {
     }
 
     /// Makes frames that are unknown one folio, frozen. The embedder calls it once for each block
-    /// of memory there is.
+    /// of memory there is, and never twice at once for the same frames.
     ///
     /// # Errors
     /// [`FrameError::Outside`], [`FrameError::Unaligned`], [`FrameError::InUse`] if any of
@@ -260,10 +260,17 @@ impl<'m> FrameTable<'m> {
         }
     }
 
-    /// References and pins of a folio, for people and tests; stale as soon as it is read.
+    /// References and pins of a folio; stale as soon as it is read.
+    ///
+    /// This is the second half of "mark or clear, then look for pins": whoever has marked the folio,
+    /// cleared an entry or begun a fork *before* sees every pin whose owner did not see that.
     #[must_use]
     pub fn counts_of(&self, folio: Folio) -> Counts {
-        self.counts(folio.head).map_or(Counts(0), |word| Counts(word.load(Ordering::Acquire)))
+        // A pin is a sequentially consistent read-modify-write followed by sequentially consistent
+        // loads of mark, entry and fork sequence. Against that a mark and a plain acquire load
+        // could both miss the other, on POWER and on some ARM cores also in fact.
+        fence(Ordering::SeqCst);
+        self.counts(folio.head).map_or(Counts(0), |word| Counts(word.load(Ordering::SeqCst)))
     }
 
     /// Whether the folio is still what it was when it was looked up (dirtiness aside).
@@ -374,9 +381,15 @@ impl<'m> FrameTable<'m> {
     /// Adds `n` plain references: a mapping, a cache.
     ///
     /// # Errors
-    /// [`CountError`]; no count has changed. A folio without references has none to add to.
-    pub fn get(&self, folio: Folio, n: u32) -> Result<(), CountError> {
-        self.update(folio, |old| old.plus(u64::from(n), 0)).map(|_| ())
+    /// [`Lost`]; no count has changed, but for a folio that has gone meanwhile. A folio without
+    /// references has none to add to.
+    pub fn get(&self, folio: Folio, n: u32) -> Result<(), Lost<'m>> {
+        self.update(folio, |old| old.plus(u64::from(n), 0))?;
+        if self.same(folio) {
+            return Ok(());
+        }
+        let undone = self.update(folio, |old| old.minus(u64::from(n), 0))?;
+        Err(Lost { error: CountError::Changed, last: self.last_reference(folio, undone) })
     }
 
     /// Drops `n` plain references. Returns the folio, frozen, if that was the last.

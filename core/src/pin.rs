@@ -17,8 +17,9 @@ use crate::host::{Account, Flow, GupHost, Mapping, Progress, Wait};
 use crate::policy;
 use crate::request::PinRequest;
 use crate::space::{AddressSpace, Sequence};
-use crate::table::PinTable;
 use crate::table::fill::Filler;
+use crate::table::layout::SMALLEST_PAGE;
+use crate::table::{Keeper, PinTable};
 
 pub mod error;
 pub(crate) mod fast;
@@ -91,7 +92,8 @@ pub(crate) fn pin_pages<H: GupHost, F: PageFormat>(
 ) -> Result<Pinned, PinError> {
     let start = request.range.start();
     check(frames, space, request).map_err(|cause| cause.at(start))?;
-    let geometry = table.begin(request).map_err(|error| PinCause::from(error).at(start))?;
+    let begun = table.begin(request, Keeper::Frames);
+    let geometry = begun.map_err(|error| PinCause::from(error).at(start))?;
     if let Err(over) = host.account().charge(request.account, request.range.pages()) {
         table.reset();
         return Err(PinCause::OverLimit(over).at(start));
@@ -128,7 +130,8 @@ fn check<F: PageFormat>(
 ) -> Result<(), PinCause> {
     policy::request(request.access, request.flags, request.revocable)?;
     let base = request.range.base();
-    if base != space.format().base() || base != frames.base() {
+    let known = base.raw() >= SMALLEST_PAGE;
+    if !known || base != space.format().base() || base != frames.base() {
         return Err(PinCause::BaseMismatch);
     }
     if !space.format().valid(&request.range) {
@@ -153,17 +156,13 @@ fn fill<H: GupHost, F: PageFormat>(
         if filler.done() != before {
             stuck = slow::Patience::new();
         }
-        match stopped {
-            Stopped::BatchFull => {
-                if call.host.wait().pause(call.progress(filler.done())) == Flow::Stop {
-                    return Err(PinCause::Interrupted.at(range_at(&range, filler.done())));
-                }
-            }
-            Stopped::Defer(why) => {
-                let at = range_at(&range, filler.done());
-                slow::resolve(call, at, why, filler.done(), &mut stuck)
-                    .map_err(|cause| cause.at(at))?;
-            }
+        if let Stopped::Defer(why) = stopped {
+            let at = range_at(&range, filler.done());
+            slow::resolve(call, at, why, filler.done(), &mut stuck)
+                .map_err(|cause| cause.at(at))?;
+        }
+        if call.host.wait().pause(call.progress(filler.done())) == Flow::Stop {
+            return Err(PinCause::Interrupted.at(range_at(&range, filler.done())));
         }
     }
     call.report.pages = range.pages();

@@ -53,6 +53,9 @@ pub enum TableError {
     /// It holds no pins.
     #[error("the pin table holds nothing")]
     Empty,
+    /// Its pins were taken by an engine and are to be given back to a host, or the reverse.
+    #[error("the pins in this table are counted by somebody else")]
+    OtherKeeper,
     /// The words are no pin table of this version and byte order.
     #[error("this memory holds no pin table of version {}", layout::VERSION)]
     NotATable,
@@ -66,9 +69,19 @@ impl TableError {
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::InUse => ErrorKind::Busy,
             Self::Empty => ErrorKind::NotFound,
+            Self::OtherKeeper => ErrorKind::InvalidArgument,
             Self::NotATable => ErrorKind::Corrupt,
         }
     }
+}
+
+/// Who counts the pins of a table, and gets them back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Keeper {
+    /// The engine's frame table.
+    Frames = 0,
+    /// The host's own pin call.
+    Host = 1,
 }
 
 /// A pin table over the caller's words.
@@ -149,7 +162,9 @@ impl<'m> PinTable<'m> {
     }
 
     fn geometry(&self) -> Option<Geometry> {
-        Geometry::read(|at| self.get(at))
+        let geometry = Geometry::read(|at| self.get(at))?;
+        let root = geometry.root();
+        (root.offset + root.len() <= self.words.len() as u64).then_some(geometry)
     }
 
     /// The pinned range, or `None` while nothing is pinned.
@@ -264,7 +279,11 @@ impl<'m> PinTable<'m> {
     }
 
     /// Takes the table for filling: a header and an empty root.
-    pub(crate) fn begin(&self, request: &PinRequest) -> Result<Geometry, TableError> {
+    pub(crate) fn begin(
+        &self,
+        request: &PinRequest,
+        keeper: Keeper,
+    ) -> Result<Geometry, TableError> {
         if !self.transition(State::Empty, State::Filling) {
             return Err(TableError::InUse);
         }
@@ -272,7 +291,7 @@ impl<'m> PinTable<'m> {
         geometry.write(|at, value| self.set(at, value));
         let owner = u64::from(request.holder.0) << 32 | u64::from(request.account.0);
         self.set(Header::OWNER, owner);
-        self.set(Header::FLAGS, u64::from(request.revocable));
+        self.set(Header::FLAGS, u64::from(request.revocable) | (keeper as u64) << 1);
         self.set(Header::USED, Header::WORDS as u64);
         Ok(geometry)
     }
@@ -301,14 +320,20 @@ impl<'m> PinTable<'m> {
     }
 
     /// Closes a live table to readers, to give its pins back.
-    pub(crate) fn close(&self) -> Result<Geometry, TableError> {
-        if !self.transition(State::Live, State::Draining) {
-            return Err(match self.state() {
-                State::Empty => TableError::Empty,
-                _ => TableError::InUse,
-            });
+    pub(crate) fn close(&self, keeper: Keeper) -> Result<Geometry, TableError> {
+        match self.state() {
+            State::Live => {}
+            State::Empty => return Err(TableError::Empty),
+            State::Filling | State::Draining => return Err(TableError::InUse),
         }
-        self.geometry().ok_or(TableError::NotATable)
+        let geometry = self.geometry().ok_or(TableError::NotATable)?;
+        if self.get(Header::FLAGS) >> 1 & 1 != keeper as u64 {
+            return Err(TableError::OtherKeeper);
+        }
+        if !self.transition(State::Live, State::Draining) {
+            return Err(TableError::InUse);
+        }
+        Ok(geometry)
     }
 
     /// The pages that a table which is being filled or drained holds, from its start on.

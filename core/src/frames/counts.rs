@@ -73,6 +73,11 @@ impl Counts {
     #[inline]
     pub(super) fn minus(self, references: u64, pins: u64) -> Result<Self, CountError> {
         let (old_references, old_pins) = (u64::from(self.references()), u64::from(self.pins()));
+        // Nobody holds anything on a folio that is free or that somebody owns alone: not even
+        // nothing can be given back, or it would get a second owner.
+        if old_references == 0 {
+            return Err(CountError::NotHeld);
+        }
         // Plain references are those beside the pins; one kind cannot be dropped as the other.
         let plain = references.checked_sub(pins);
         if pins > old_pins || plain.is_none() || plain > old_references.checked_sub(old_pins) {
@@ -173,6 +178,8 @@ mod tests {
         assert_eq!(counts(3, 2).minus(1, 0), Ok(counts(2, 2)));
         assert_eq!(counts(3, 2).minus(2, 2), Ok(counts(1, 0)));
         assert_eq!(Counts(0).minus(1, 1), Err(CountError::NotHeld));
+        assert_eq!(Counts(0).minus(0, 0), Err(CountError::NotHeld));
+        assert_eq!(Counts(Counts::FROZEN).minus(0, 0), Err(CountError::NotHeld));
     }
 
     #[test]

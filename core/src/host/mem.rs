@@ -51,6 +51,7 @@ impl<'a> TableView<'a> {
     /// The words are mapped, 8-byte aligned, readable and writable for `'a`, and while the view
     /// lives they are accessed only atomically (or by the MMU).
     #[must_use]
+    #[cfg(not(loom))]
     pub const unsafe fn from_raw(first: NonNull<u64>, entries: usize) -> Self {
         Self { first: first.cast(), entries, memory: PhantomData }
     }
@@ -129,8 +130,11 @@ impl DirectMap {
     ///
     /// # Safety
     /// All of it is mapped at `start`, readable and writable, for as long as the value and its
-    /// views are used; page tables in it are accessed only atomically. `start` is 8-byte aligned
-    /// and `base` is page aligned.
+    /// views are used. Page tables may claim that a table lies anywhere in it, so *every* word of
+    /// it may be read atomically at any time, and written through a view: no Rust reference to
+    /// ordinary memory in it may live meanwhile (whoever owns such memory is outside Rust, or
+    /// reaches it through atomics or raw pointers). `start` is 8-byte aligned and `base` is page
+    /// aligned.
     #[must_use]
     pub const unsafe fn new(start: NonNull<u64>, base: PhysAddr, bytes: u64) -> Self {
         Self { start, base, bytes }

@@ -56,6 +56,10 @@ impl Mapping {
 }
 
 /// Looks up mappings.
+///
+/// Where a folio's [kind](crate::folio::FolioKind) says all there is to know, mappings are not looked
+/// up: what the embedder maps as device registers, secret memory, fsdax memory or a file whose
+/// dirty pages are tracked must not lead to folios whose kind is another's, such as anonymous.
 pub trait Mappings {
     /// The mapping that holds `va`, or `None` where nothing is mapped.
     ///

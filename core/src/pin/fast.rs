@@ -71,14 +71,14 @@ pub(crate) enum Defer {
 }
 
 /// While it lives, no page-table page of the space is freed.
-struct Guard<'a, G: WalkGuard> {
+pub(super) struct Guard<'a, G: WalkGuard> {
     guard: &'a G,
     space: SpaceId,
     saved: u64,
 }
 
 impl<'a, G: WalkGuard> Guard<'a, G> {
-    fn enter(guard: &'a G, space: SpaceId) -> Self {
+    pub(super) fn enter(guard: &'a G, space: SpaceId) -> Self {
         Self { guard, space, saved: guard.enter(space) }
     }
 }
@@ -130,11 +130,14 @@ pub(crate) fn advance<H: GupHost, F: PageFormat>(
         };
     let frames = call.frames;
     let mut after = Stopped::BatchFull;
+    let mut pieces_left = PIECES;
     while walk.entries() < ENTRIES {
         let mut runs = heapless::Vec::<Run, RUNS>::new();
         let look = Look { runs: call.look, absent: 1 };
         let taken = match walk.next_runs(&mut runs, look, |pfn| frames.prefetch(pfn)) {
-            Ok(Next::Runs(source)) => accept(call, filler, &source, &runs, known, fork),
+            Ok(Next::Runs(source)) => {
+                accept(call, filler, &source, &runs, known, fork, &mut pieces_left)
+            }
             Ok(Next::Hole(_)) => Err(Defer::Fault),
             Ok(Next::End) => break,
             Err(error) => Err(Defer::Walk(error)),
@@ -173,11 +176,13 @@ fn accept<H: GupHost, F: PageFormat>(
     runs: &[Run],
     known: Option<(Mapping, Sequence)>,
     fork: Sequence,
+    pieces_left: &mut u64,
 ) -> Result<Taken, Defer> {
     let Some(first) = runs.first() else { return Ok(Taken::All) };
     let base = call.frames.base();
     let mut counted = heapless::Vec::<Counted, RUNS>::new();
-    let mut result = count(call, runs, known.map(|(mapping, _)| mapping), &mut counted);
+    let mapping = known.map(|(mapping, _)| mapping);
+    let mut result = count(call, runs, mapping, pieces_left, &mut counted);
 
     let mut intact = Ok(());
     if call.space.fork_sequence() != Some(fork) {
@@ -222,9 +227,9 @@ fn count<H: GupHost, F: PageFormat>(
     call: &Call<'_, '_, H, F>,
     runs: &[Run],
     mapping: Option<Mapping>,
+    pieces_left: &mut u64,
     counted: &mut heapless::Vec<Counted, RUNS>,
 ) -> Result<Taken, Defer> {
-    let mut pieces_left = PIECES;
     let mut known = None;
     let needed = Rights::needed(call.request.access);
     for run in runs {
@@ -233,13 +238,13 @@ fn count<H: GupHost, F: PageFormat>(
         }
         let mut sum = Counted { pages: PageCount::ZERO, pieces: 0 };
         // Mostly all of a run is like what came before.
-        let mut result = count_alike(call, run, pieces_left, known, &mut sum).map(|()| Taken::All);
+        let mut result = count_alike(call, run, *pieces_left, known, &mut sum).map(|()| Taken::All);
         if sum.pages != run.pages && result.is_ok() {
-            result = count_rest(call, run, pieces_left, mapping, &mut known, &mut sum);
+            result = count_rest(call, run, *pieces_left, mapping, &mut known, &mut sum);
         }
         if sum.pieces != 0 {
             let _ = counted.push(sum);
-            pieces_left -= sum.pieces;
+            *pieces_left -= sum.pieces;
         }
         let Ok(Taken::All) = result else { return result };
     }

@@ -13,6 +13,9 @@ use crate::request::PinFlags;
 
 /// How often one page is faulted in before the faults are said to lead nowhere.
 const FAULTS: u32 = 16;
+/// How often the folio behind one page is moved before the host is said to move it to no better
+/// place.
+const MOVES: u32 = 16;
 /// Folios that are moved before the page tables are read again.
 const AHEAD: usize = 64;
 /// How often one page is waited for.
@@ -22,21 +25,33 @@ const WAITS: u32 = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Patience {
     faults: u32,
+    moves: u32,
     waits: u32,
 }
 
 impl Patience {
     pub(super) const fn new() -> Self {
-        Self { faults: FAULTS, waits: WAITS }
+        Self { faults: FAULTS, moves: MOVES, waits: WAITS }
     }
 
     fn fault(&mut self) -> Result<(), PinCause> {
         self.faults = self.faults.checked_sub(1).ok_or(PinCause::FaultLoop)?;
         Ok(())
     }
+
+    fn moved(&mut self, pfn: Pfn) -> Result<(), PinCause> {
+        self.moves = self.moves.checked_sub(1).ok_or(PinCause::Busy { pfn: Some(pfn) })?;
+        Ok(())
+    }
+
+    fn wait(&mut self, pfn: Option<Pfn>) -> Result<(), PinCause> {
+        self.waits = self.waits.checked_sub(1).ok_or(PinCause::Busy { pfn })?;
+        Ok(())
+    }
 }
 
-/// Removes what stands in the way at `at`, or says why that cannot be.
+/// Removes what stands in the way at `at`, or says why that cannot be. Where there is nothing to do
+/// but to let others go on, it does nothing: the caller pauses after each call.
 pub(super) fn resolve<H: GupHost, F: PageFormat>(
     call: &mut Call<'_, '_, H, F>,
     at: VirtAddr,
@@ -45,7 +60,7 @@ pub(super) fn resolve<H: GupHost, F: PageFormat>(
     patience: &mut Patience,
 ) -> Result<(), PinCause> {
     // The mapping first: what it forbids is the better answer, whatever is in the page tables.
-    let Some(sequence) = call.space.sequence() else { return wait(call, done, why, patience) };
+    let Some(sequence) = call.space.sequence() else { return patience.wait(None) };
     let mapping = call.host.mappings().mapping(call.space.id(), at);
     let mapping =
         mapping.filter(|mapping| mapping.range.contains(at)).ok_or(PinCause::NotMapped)?;
@@ -59,11 +74,12 @@ pub(super) fn resolve<H: GupHost, F: PageFormat>(
             match move_folio(call.host, &call.frames, folio, why, at, call.progress(done)) {
                 Moved::Yes => {
                     call.report.migrated += 1;
+                    patience.moved(pfn)?;
                     move_ahead(call, pfn, folio, run, at, done)
                 }
                 Moved::Elsewhere => {
                     call.host.trace().event(Event::Waiting { at, folio: folio.head() });
-                    wait(call, done, Defer::Changed(folio.head()), patience)
+                    patience.wait(Some(folio.head()))
                 }
                 Moved::No(error) => Err(PinCause::Unmovable {
                     folio: folio.head(),
@@ -74,7 +90,8 @@ pub(super) fn resolve<H: GupHost, F: PageFormat>(
                 Moved::Stopped => Err(PinCause::Interrupted),
             }
         }
-        Defer::NeedsMapping | Defer::Changed(_) | Defer::Fork => wait(call, done, why, patience),
+        Defer::NeedsMapping | Defer::Fork => patience.wait(None),
+        Defer::Changed(pfn) => patience.wait(Some(pfn)),
         Defer::Refused(refusal) => Err(PinCause::Refused(refusal)),
         Defer::NotMemory(pfn) => Err(PinCause::NotMemory { pfn }),
         Defer::Overflow(folio) => Err(PinCause::Overflow { folio }),
@@ -108,6 +125,9 @@ fn move_ahead<H: GupHost, F: PageFormat>(
             Moved::Stopped => return Err(PinCause::Interrupted),
             Moved::Elsewhere | Moved::No(_) => break,
         }
+        if call.host.wait().pause(call.progress(done)) == Flow::Stop {
+            return Err(PinCause::Interrupted);
+        }
         next = pfn.checked_add(folio.order().pages());
     }
     Ok(())
@@ -130,24 +150,4 @@ fn fault<H: GupHost, F: PageFormat>(
     call.report.faults += 1;
     call.host.trace().event(Event::Faulted { at, unshare });
     Ok(())
-}
-
-/// Lets others go on, for a bounded number of times.
-fn wait<H: GupHost, F: PageFormat>(
-    call: &Call<'_, '_, H, F>,
-    done: PageCount,
-    why: Defer,
-    patience: &mut Patience,
-) -> Result<(), PinCause> {
-    let pfn = match why {
-        Defer::Changed(pfn) | Defer::NotMemory(pfn) | Defer::Overflow(pfn) => Some(pfn),
-        Defer::Move { pfn, .. } => Some(pfn),
-        _ => None,
-    };
-    let Some(left) = patience.waits.checked_sub(1) else { return Err(PinCause::Busy { pfn }) };
-    patience.waits = left;
-    match call.host.wait().pause(call.progress(done)) {
-        Flow::Continue => Ok(()),
-        Flow::Stop => Err(PinCause::Interrupted),
-    }
 }

@@ -7,7 +7,7 @@ use crate::folio::{Folio, FolioFlags};
 use crate::frames::{CountError, FrameTable};
 use crate::host::{Account, GupHost, Progress, Reclaim, Wait};
 use crate::table::layout::Geometry;
-use crate::table::{PinTable, Run, TableError};
+use crate::table::{Keeper, PinTable, Run, TableError};
 
 /// Pages given back between two pauses.
 const STEP: u64 = 4096;
@@ -41,6 +41,13 @@ pub enum UnpinError {
     /// The table holds no pins, or another call is at it. Nothing has changed.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The table's memory was written by others: so many pages are not in it any more, and stay
+    /// pinned. Everything else was given back.
+    #[error("the pin table was overwritten: {pages} of its pages are lost")]
+    Overwritten {
+        /// How many.
+        pages: PageCount,
+    },
     /// A folio did not have the pins that the table holds on it: somebody gave back what was not
     /// theirs. Everything else was given back.
     #[error("the folio at frame {pfn} lacks pins that the table holds: {error}")]
@@ -58,7 +65,7 @@ impl UnpinError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Table(error) => error.kind(),
-            Self::Miscounted { .. } => ErrorKind::Corrupt,
+            Self::Overwritten { .. } | Self::Miscounted { .. } => ErrorKind::Corrupt,
         }
     }
 }
@@ -70,8 +77,12 @@ pub(crate) fn unpin_pages<H: GupHost>(
     table: &PinTable<'_>,
     dirtied: Dirtied,
 ) -> Result<Unpinned, UnpinError> {
-    let geometry = table.close()?;
-    let (report, result) = give_back(host, frames, table, geometry, dirtied);
+    let geometry = table.close(Keeper::Frames)?;
+    let (report, mut result) = give_back(host, frames, table, geometry, dirtied);
+    if report.pages != geometry.pages() {
+        let pages = PageCount::new(geometry.pages().raw() - report.pages.raw());
+        result = result.and(Err(UnpinError::Overwritten { pages }));
+    }
     host.account().uncharge(table.account(), geometry.pages());
     table.reset();
     result.map(|()| report)
@@ -141,7 +152,9 @@ impl<H: GupHost> Giver<'_, '_, H> {
             }
             let Some((folio, _, pages)) = pieces(&self.frames, pfn, left).next() else {
                 self.failed(pfn, CountError::Gone);
-                return self.did(left, 0);
+                at = PageCount::new(at.raw() + 1);
+                self.did(PageCount::ONE, 0);
+                continue;
             };
             self.known = folio.is_single().then_some(folio.raw);
             if dirty && !folio.is_zero_frame() {

@@ -24,9 +24,10 @@ pub(crate) enum Moved {
 
 /// Moves `folio`, which was found at `at`.
 ///
-/// There is one migrator for a folio, by the claim in its count word. This caller holds no
-/// count on it but the claim's own (a folio is looked at by the policy before it is pinned), so
-/// two callers who want the same folio never defeat each other: only foreign references can.
+/// There is one migrator for a folio, by the claim in its count word. A folio is judged before it is
+/// counted, so a caller who waits for a claim holds nothing on that folio: two callers who want
+/// the same one do not defeat each other. (One that was fit to be pinned earlier in this call,
+/// and is isolated before the range maps it a second time, has this call's own pins and stays.)
 pub(crate) fn move_folio<H: GupHost>(
     host: &H,
     frames: &FrameTable<'_>,

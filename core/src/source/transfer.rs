@@ -9,11 +9,8 @@ use crate::pin::{Dirtied, PinCause, PinError, Pinned, UnpinError, Unpinned};
 use crate::policy;
 use crate::request::PinRequest;
 use crate::table::fill::Filler;
-use crate::table::layout::Geometry;
-use crate::table::{PinTable, Run, TableError};
-
-/// The smallest base page: the low bits of a table's addresses carry its tags.
-const SMALLEST_PAGE: u8 = 12;
+use crate::table::layout::{Geometry, SMALLEST_PAGE};
+use crate::table::{Keeper, PinTable, Run, TableError};
 /// Words turned into addresses between two pauses.
 const WORDS: usize = 4096;
 
@@ -35,7 +32,8 @@ pub(super) fn pin_from_source<H: Host, S: PinSource>(
 ) -> Result<Pinned, PinError> {
     let (start, pages) = (request.range.start(), request.range.pages());
     check(source, request).map_err(|cause| cause.at(start))?;
-    let geometry = table.begin(request).map_err(|error| PinCause::from(error).at(start))?;
+    let begun = table.begin(request, Keeper::Host);
+    let geometry = begun.map_err(|error| PinCause::from(error).at(start))?;
     if !source.charges()
         && let Err(over) = host.account().charge(request.account, pages)
     {
@@ -68,7 +66,7 @@ pub(super) fn unpin_to_source<H: Host, S: PinSource>(
     table: &PinTable<'_>,
     dirtied: Dirtied,
 ) -> Result<Unpinned, UnpinError> {
-    let geometry = table.close()?;
+    let geometry = table.close(Keeper::Host)?;
     let report = give_back(host, source, table, geometry, dirtied);
     if !source.charges() {
         host.account().uncharge(table.account(), geometry.pages());

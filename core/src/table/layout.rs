@@ -10,7 +10,7 @@
 //! | 5 | bits 0..8: base page shift; bits 8..16: order of the root's blocks |
 //! | 6 | words in use |
 //! | 7 | bits 32..64: holder; bits 0..32: account |
-//! | 8 | bit 0: revocable |
+//! | 8 | bit 0: revocable; bit 1: the host counts the pins, not the engine's frame table |
 //! | 9.. | the root, then nodes as they were needed |
 //!
 //! The root has one entry for each naturally aligned block that the range touches. An entry that
@@ -25,6 +25,9 @@ use pinfold_arch::{AddrRange, Order, PageCount, PageShift, VirtAddr};
 pub const VERSION: u64 = 1;
 
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PINFOLDT");
+
+/// The smallest base page, as a power of two: below that, addresses have no room for a tag.
+pub(crate) const SMALLEST_PAGE: u8 = 12;
 
 /// Nodes on the way to an entry, at most.
 pub(super) const LEVELS: usize = 3;
@@ -98,9 +101,12 @@ impl Geometry {
         let shape = get(Header::SHAPE);
         let start = get(Header::START);
         let end = start.checked_add(get(Header::PAGES))?;
-        let base = PageShift::new((shape & 0xff) as u8).filter(|base| base.raw() >= 12)?;
+        let base =
+            PageShift::new((shape & 0xff) as u8).filter(|base| base.raw() >= SMALLEST_PAGE)?;
         let root_order = (shape >> 8 & 0xff) as u8;
-        (root_order <= COARSE).then_some(Self { start, end, base, root_order })
+        // Pages have addresses, so that no sum or shift with them wraps.
+        let addressed = end <= 1 << (64 - base.raw());
+        (root_order <= COARSE && addressed).then_some(Self { start, end, base, root_order })
     }
 
     pub(super) fn write(&self, set: impl Fn(usize, u64)) {
@@ -191,6 +197,9 @@ impl Node {
 
 /// See [`PinTable::words_for`](super::PinTable::words_for).
 pub(super) fn words_for(range: &AddrRange, granule: PageShift) -> Option<usize> {
+    if range.base().raw() < SMALLEST_PAGE {
+        return None;
+    }
     let geometry = Geometry::of(range);
     let granule = granule.order(range.base()).raw();
     let mut words = Header::WORDS as u64 + geometry.root().len();

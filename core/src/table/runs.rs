@@ -6,6 +6,9 @@ use super::PinTable;
 use super::layout::{Geometry, Node};
 use super::slot::Slot;
 
+/// Nodes whose blocks make one run at most, so that reading the next run is a bounded step.
+const BLOCKS: usize = 64;
+
 /// Consecutive frames behind consecutive addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
@@ -44,8 +47,15 @@ impl<'m> Runs<'m> {
             let Some((node, at)) =
                 self.node.and_then(|node| Some((node, node.index_of(self.next)?)))
             else {
-                let (_, node, _) = self.table.descend(&geometry, self.next)?;
-                self.node = Some(node);
+                match self.table.descend(&geometry, self.next) {
+                    Some((_, node, _)) => self.node = Some(node),
+                    // A link that leads nowhere: somebody wrote to the table. The next block of the
+                    // root may still be whole.
+                    None => {
+                        let root = geometry.root();
+                        self.next = root.end_page(root.index_of(self.next)?);
+                    }
+                }
                 continue;
             };
             let slot = Slot::decode(self.table.get(node.word(at)?));
@@ -100,7 +110,7 @@ impl Iterator for Runs<'_> {
     fn next(&mut self) -> Option<Run> {
         let base = self.geometry?.base;
         let mut run = self.block()?;
-        loop {
+        for _ in 0..BLOCKS {
             self.extend(&mut run);
             let next = self.next;
             let Some(block) = self.block() else { break };

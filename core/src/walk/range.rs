@@ -51,7 +51,8 @@ impl LeafRun<'_> {
     /// the count, cannot both miss the other.
     #[must_use]
     pub fn unchanged(&self, from: PageCount, pages: PageCount, base: PageShift) -> bool {
-        self.source.parent_unchanged() && self.source.unchanged(&self.run, from, pages, base)
+        pages == PageCount::ZERO
+            || self.source.parent_unchanged() && self.source.unchanged(&self.run, from, pages, base)
     }
 }
 

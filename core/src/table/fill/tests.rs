@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::Filler;
 use crate::request::{AccountId, HolderId, PinFlags, PinRequest};
 use crate::sync::Word;
-use crate::table::{PinTable, Run, TableError};
+use crate::table::{Keeper, PinTable, Run, TableError};
 
 const BASE: PageShift = PageShift::SIZE_4K;
 
@@ -30,7 +30,7 @@ fn words(n: usize) -> Vec<Word> {
 /// Fills a table with folio pieces (frame, pages) in a row; what it needs, if the words run out.
 fn fill(table: &PinTable<'_>, first: u64, pieces: &[(u64, u64)]) -> Result<usize, usize> {
     let total = pieces.iter().map(|piece| piece.1).sum();
-    let geometry = table.begin(&request(first, total)).unwrap();
+    let geometry = table.begin(&request(first, total), Keeper::Frames).unwrap();
     let mut filler = Filler::new(*table, geometry);
     for (pfn, pages) in pieces {
         let recorded = filler.place(Pfn::new(*pfn), PageCount::new(*pages));
@@ -107,7 +107,7 @@ fn what_was_recorded_before_the_words_ran_out_is_still_there() {
     let pieces = [(0x1000, 256), (0x9000, 1)];
     let words = words(9 + 2 + 2);
     let table = PinTable::new(&words).unwrap();
-    let geometry = table.begin(&request(0x200, 700)).unwrap();
+    let geometry = table.begin(&request(0x200, 700), Keeper::Frames).unwrap();
     let mut filler = Filler::new(table, geometry);
     let recorded: Vec<u64> = pieces
         .iter()
