@@ -28,7 +28,7 @@ use pinfold_arch::addr::index;
 use pinfold_arch::{Order, PageCount, PageShift, Pfn};
 
 use crate::folio::{Folio, FolioFlags, FolioInfo, FolioKind};
-use crate::sync::{Ordering, Word, fence};
+use crate::sync::{Ordering, Word, fence, ordered};
 
 pub mod counts;
 pub mod owned;
@@ -485,10 +485,13 @@ fn update(
     let mut old = word.load(Ordering::Relaxed);
     for _ in 0..TRIES {
         let new = change(Counts(old))?;
-        // SeqCst on success: a full barrier between the pin and the re-check of page-table
-        // entry and state; pairs with "clear or mark, then look for pins".
+        // SeqCst on success: the loads of page-table entry and state that follow a pin, which are
+        // SeqCst too, come after it; pairs with "clear or mark, then look for pins".
         match word.compare_exchange(old, new.0, Ordering::SeqCst, Ordering::Relaxed) {
-            Ok(_) => return Ok(new),
+            Ok(_) => {
+                ordered();
+                return Ok(new);
+            }
             Err(seen) => old = seen,
         }
     }

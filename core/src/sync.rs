@@ -30,3 +30,12 @@ impl<T> Lock<T> {
         critical(&mut self.inner.lock())
     }
 }
+
+/// Stands behind a sequentially consistent read-modify-write that later sequentially consistent
+/// loads must not pass. The language orders them already; loom knows that order only as fences, so
+/// there it is one.
+#[inline(always)]
+pub(crate) fn ordered() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}

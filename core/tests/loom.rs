@@ -144,3 +144,28 @@ fn there_is_one_claim_at_a_time() {
         assert!(!counts.is_claimed());
     });
 }
+
+/// "Mark, then look for pins" against "pin, then look for the mark": they cannot both miss the
+/// other, so an isolated folio is never pinned unseen.
+#[test]
+fn a_mark_and_a_pin_see_each_other() {
+    loom::model(|| {
+        let shared = Shared::new();
+        let pinner = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                let table = shared.table();
+                table.folio(PFN).is_some_and(|folio| {
+                    let marked = folio.info().flags.contains(FolioFlags::ISOLATED);
+                    !marked && table.pin(folio, PageCount::ONE).is_ok()
+                })
+            })
+        };
+        let table = shared.table();
+        let folio = table.folio(PFN).unwrap();
+        table.set_flags(folio, FolioFlags::ISOLATED, true);
+        let seen = table.counts_of(folio).pins();
+        let pinned_unmarked = pinner.join().unwrap();
+        assert!(!(pinned_unmarked && seen == 0), "the mark and the pin missed each other");
+    });
+}
