@@ -93,7 +93,7 @@ fn pin_while<'m>(
     let frames = machine.frames();
     let first = frames.first().raw();
     for pfn in first..first + frames.frames().raw() {
-        if let Some(folio) = frames.folio(pinfold::Pfn::new(pfn)) {
+        if let Some(folio) = frames.folio(Pfn::new(pfn)) {
             assert_eq!(frames.counts_of(folio).pins(), 0, "frame {pfn:#x} is still pinned");
         }
     }
@@ -169,7 +169,7 @@ fn a_fork_that_begins_between_the_walk_and_the_count_is_waited_for() {
 /// However many batches a call takes, an entry is decoded once; the re-check only compares.
 #[test]
 fn every_entry_is_decoded_once() {
-    let ram = Ram::new(&Layout::new(pinfold::Pfn::new(0x1000)).normal(pinfold_sim::mib(32)));
+    let ram = Ram::new(&Layout::new(Pfn::new(0x1000)).normal(pinfold_sim::mib(32)));
     let machine = Machine::new(&ram);
     let space = machine.add_space();
     let pages = 6000;
