@@ -40,8 +40,9 @@ pub struct TooHard;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
-    /// The memory is too small. Nothing has changed; give `need` words and repeat. The figure is
-    /// exact for the mapping as it was found: if folios become smaller meanwhile, it grows.
+    /// The memory is too small. Nothing has changed; give `need` words and repeat until it fits. The
+    /// figure is what the mapping as it was found takes; it grows if folios become smaller
+    /// meanwhile, or if a folio turns out to be shared by two mappings with other rules.
     #[error("the table's memory is too small: it needs {need} words")]
     NoSpace {
         /// Words, header included.
