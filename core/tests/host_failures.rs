@@ -59,7 +59,8 @@ fn request() -> PinRequest {
     PinRequest { account: AccountId(1), ..PinRequest::longterm(range, BOTH) }
 }
 
-/// D30, D36, D57: error paths that mixed up what they held, or forgot it.
+/// D30, D36, D57: error paths that mixed up what they held, or forgot it. D31: locks held around calls
+/// that may sleep, which the machine records as a breach.
 #[test]
 fn every_call_fails_in_turn() {
     for call in HostCall::FALLIBLE {

@@ -253,3 +253,34 @@ fn a_page_table_that_was_detached_is_not_believed() {
     assert_eq!(table.lookup(VirtAddr::new(0)), Ok(PhysAddr::new(12 << 12)));
     engine.unpin(&table, Dirtied::No).unwrap();
 }
+
+/// D24: "nothing to move" was read as "all may stay", so that of two callers of the same movable
+/// folio one got it where it was. Here both get it, moved once, whoever comes first.
+#[test]
+fn two_callers_of_the_same_movable_memory_both_get_it() {
+    for _ in 0..20 {
+        let ram = Ram::new(&Layout::small());
+        let machine = Machine::new(&ram);
+        let space = machine.add_space();
+        let pages = 64;
+        machine.map(space.id(), MapSpec::anonymous(AT, pages)).unwrap();
+        machine.touch(space.id(), AT, pages, BOTH).unwrap();
+        let pin = || {
+            let engine = Engine::new(&machine, machine.frames());
+            let words: Vec<Word> = (0..128).map(|_| Word::new(0)).collect();
+            let table = PinTable::new(&words).unwrap();
+            let pinned = engine.pin(&space, &table, &request(pages, PinFlags::LONGTERM)).unwrap();
+            for run in table.runs() {
+                let flags = machine.frames().folio(run.pfn).unwrap().info().flags;
+                assert!(!flags.contains(FolioFlags::MOVABLE), "{run:?}");
+            }
+            engine.unpin(&table, Dirtied::No).unwrap();
+            pinned.migrated
+        };
+        let moved = std::thread::scope(|scope| {
+            let other = scope.spawn(pin);
+            pin() + other.join().unwrap()
+        });
+        assert_eq!(moved, pages, "a folio was moved twice, or not at all");
+    }
+}
