@@ -11,6 +11,27 @@ use crate::space::AddressSpace;
 use crate::table::PinTable;
 
 /// Pins memory of the address spaces of one host, whose frames one table knows.
+///
+/// ```
+/// use pinfold::{Access, AddrRange, Dirtied, Engine, PageCount, PinRequest, PinTable, VirtAddr};
+/// use pinfold::{PageShift, sync::Word};
+/// use pinfold_sim::{Layout, Machine, MapSpec, Ram};
+///
+/// let ram = Ram::new(&Layout::tiny());
+/// let machine = Machine::new(&ram);
+/// let space = machine.add_space();
+/// machine.map(space.id(), MapSpec::anonymous(0x10_0000, 4))?;
+///
+/// let engine = Engine::new(&machine, machine.frames());
+/// let words = [const { Word::new(0) }; 32];
+/// let table = PinTable::new(&words)?;
+/// let range = AddrRange::new(VirtAddr::new(0x10_0000), PageCount::new(4), PageShift::SIZE_4K)?;
+/// engine.pin(&space, &table, &PinRequest::longterm(range, Access::READ | Access::WRITE))?;
+/// assert!(table.lookup(VirtAddr::new(0x10_3fff)).is_ok());
+/// engine.unpin(&table, Dirtied::All)?;
+/// assert!(table.lookup(VirtAddr::new(0x10_3fff)).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Engine<'m, H> {
     host: H,

@@ -39,7 +39,27 @@ pub use owned::{Claim, FreezeError, Frozen, Lost};
 /// Words a frame.
 const WORDS: usize = 2;
 
-/// What is known of `count` frames from `first`: see the [module](self).
+/// What is known of frames, from a first one on: see the [module](self).
+///
+/// ```
+/// use pinfold::folio::{FolioFlags, FolioInfo, FolioKind};
+/// use pinfold::sync::Word;
+/// use pinfold::{FrameTable, Order, PageCount, PageShift, Pfn};
+///
+/// let words = [const { Word::new(0) }; 2 * 16];
+/// let frames = FrameTable::new(&words, Pfn::new(0x100), PageShift::SIZE_4K)?;
+/// let info = FolioInfo {
+///     order: Order::new(3).unwrap(),
+///     kind: FolioKind::Anonymous,
+///     flags: FolioFlags::EXCLUSIVE,
+/// };
+/// frames.add_memory(Pfn::new(0x108), info)?.unfreeze(1); // mapped once
+/// let folio = frames.folio(Pfn::new(0x10d)).unwrap();
+/// assert_eq!(folio.head(), Pfn::new(0x108));
+/// assert!(frames.pin(folio, PageCount::new(3)).is_ok());
+/// assert_eq!(frames.counts_of(folio).pins(), 3);
+/// # Ok::<(), pinfold::frames::FrameError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct FrameTable<'m> {
     /// State and count of each frame.
