@@ -67,8 +67,8 @@ impl<'m, H: GupHost> Engine<'m, H> {
     ///
     /// # Errors
     /// [`PinError`] names the address and the cause, and [`PinError::kind`] groups them. Every pin,
-    /// reference and charge is what it was, and `table` is empty; pages may have been faulted in,
-    /// made private or moved.
+    /// reference and charge is what it was, and `table` is empty if it was before (one in use stays
+    /// as it was); pages may have been faulted in, made private or moved.
     pub fn pin<F: PageFormat>(
         &self,
         space: &AddressSpace<F>,

@@ -20,7 +20,7 @@
 //! | 32..63 | pins, in pages |
 //! | 63 | claimed: somebody is moving it |
 //!
-//! Order, kind and the movable and zero flags change only while frozen. Whoever takes a count
+//! Order, kind and the CMA, movable and zero flags change only while frozen. Whoever takes a count
 //! reads the state, takes the count, and reads the state again: if it is the same, the count
 //! landed on the folio that was looked up.
 
@@ -264,7 +264,7 @@ impl<'m> FrameTable<'m> {
     }
 
     /// Sets flags of a folio in use: only the isolated, exclusive and dirty ones, which change
-    /// while others look.
+    /// while others look. Other flags are ignored.
     ///
     /// For [`FolioFlags::ISOLATED`] this is the first half of "mark, then look for pins": whoever
     /// pins reads the mark again after its pin.
@@ -425,7 +425,9 @@ impl<'m> FrameTable<'m> {
     /// reference until it is unfrozen. With 0 expected: a folio that is free.
     ///
     /// # Errors
-    /// [`FreezeError`] with what was found; nothing has changed.
+    /// [`FreezeError`] with what was found; nothing has changed. Counts equal to the expected ones mean
+    /// that it is frozen already or is no longer this folio; `u32::MAX` twice, that others kept
+    /// changing it.
     pub fn freeze(&self, folio: Folio, expected: u32) -> Result<Frozen<'m>, FreezeError> {
         let word = self.counts(folio.head).ok_or(FreezeError { found: 0, pins: 0 })?;
         for _ in 0..TRIES {

@@ -2,8 +2,8 @@
 //!
 //! Two bundles. [`Host`] is for everybody: waiting and accounting. [`GupHost`] adds what it takes
 //! to find and pin frames through page tables: memory, mappings, the walk guard, faults,
-//! migration. Each part is a trait of one or two functions in a file of its own, and each has
-//! a ready-made implementation for a system that does not need it. [`Parts`] puts parts together.
+//! migration. Each part is a trait of one to three functions in a file of its own; all but
+//! the mappings have a ready-made implementation for a system that does not need more. [`Parts`] puts parts together.
 //!
 //! | part | trait | ready-made | may sleep |
 //! |---|---|---|---|
@@ -17,8 +17,9 @@
 //! | waiting, progress, cancelling | [`Wait`] | [`SpinWait`] | `pause` may |
 //! | events | [`Trace`] | [`NoTrace`] | no |
 //!
-//! Every function takes `&self`, may be called from several threads at once, and may fail at any
-//! call: the engine then puts everything back.
+//! Every function takes `&self` and may be called from several threads at once. Those that return a
+//! `Result` or an `Option` may fail at any call, and `pause` may stop it: the engine then puts
+//! everything back.
 
 pub mod account;
 pub mod fault;

@@ -8,7 +8,7 @@
 //! [`pin`] -> [`table`] -> [unpin](pin::unpin).
 //! What travels is not pages but runs: a 1 GiB folio is one run from the first step to the last.
 //!
-//! Nothing here allocates, and the only `unsafe` is the direct map in [`host::mem`]. The engine
+//! Nothing here allocates, and the only `unsafe` is in [`host::mem`]: table views and the direct map. The engine
 //! sees the world through the traits in [`host`]; its memory is words that the caller gives.
 //!
 //! Modules import only modules above them in this file.

@@ -4,8 +4,8 @@
 //! walk guard, without a lock, page tables are walked, folios counted, entries compared again.
 //! The fast way accepts or defers, it never refuses. What it deferred goes the slow way, which
 //! may sleep: look up the mapping, fault the page in, move the folio, wait for somebody else;
-//! after which the fast way goes on. Both use the same function to accept a run, so what one
-//! accepts the other would; the slow way only knows more.
+//! after which the fast way goes on. Only the fast way accepts runs: the slow way removes
+//! what is in the way, or says why it cannot.
 //!
 //! What was accepted is recorded in the [`PinTable`], which owns the pins. Any
 //! failure gives back everything.

@@ -4,7 +4,7 @@
 //! ([`request`]), does the mapping allow it ([`mapping`]), may this folio be held for long
 //! ([`longterm`]). Each is a list of rules in [`rules`], one function a rule; nothing is merged
 //! into one expression, because that is how the zero page was refused twice in Linux
-//! (D18 and D19 of DEFECTS.md).
+//! (D18 and D19 of core/tests/DEFECTS.md).
 
 use pinfold_arch::Access;
 

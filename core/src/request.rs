@@ -38,12 +38,12 @@ pub struct PinRequest {
     pub holder: HolderId,
     /// Who is charged.
     pub account: AccountId,
-    /// Whether the holder agreed to let go when asked.
+    /// Whether the holder agreed to let go when asked. Recorded with the pins; asking comes later.
     pub revocable: bool,
 }
 
 impl PinRequest {
-    /// A fixed long-term pin by holder 0, on account 0. Name other fields where they matter:
+    /// A long-term pin that is not revocable, by holder 0, on account 0. Name other fields where they matter:
     ///
     /// ```
     /// # use pinfold::*;

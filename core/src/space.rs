@@ -54,7 +54,7 @@ impl<F: PageFormat> AddressSpace<F> {
     }
 
     /// The embedder is about to change mappings: clear entries, change what a mapping allows,
-    /// unmap. Every call is paired with [`invalidate_end`](Self::invalidate_end).
+    /// unmap. Called before the first entry changes. Context: any; takes no lock. Every call is paired with [`invalidate_end`](Self::invalidate_end).
     pub fn invalidate_start(&self) {
         self.invalidating.fetch_add(1, Ordering::SeqCst);
         self.invalidations.fetch_add(1, Ordering::SeqCst);

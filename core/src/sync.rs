@@ -2,8 +2,7 @@
 //!
 //! Under `--cfg loom` the same names are loom's, so that models run the shipped code.
 //!
-//! Lock order, outermost first: registry, region, IO page table. No host call that may sleep
-//! happens under any of them.
+//! No two locks are held at once, and no host call that may sleep happens under one.
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};

@@ -40,9 +40,9 @@ pub struct TooHard;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
-    /// The memory is too small. Nothing has changed; give `need` words and repeat until it fits. The
-    /// figure is what the mapping as it was found takes; it grows if folios become smaller
-    /// meanwhile, or if a folio turns out to be shared by two mappings with other rules.
+    /// The memory is too small. No pin or charge is left; give `need` words and repeat until it
+    /// fits. The figure is what the mapping as it was found takes; it grows if folios become
+    /// smaller meanwhile, or if a folio turns out to be shared by two mappings with other rules.
     #[error("the table's memory is too small: it needs {need} words")]
     NoSpace {
         /// Words, header included.
@@ -205,7 +205,8 @@ impl<'m> PinTable<'m> {
     /// The physical address of the byte at `va`.
     ///
     /// The page stays pinned at least as long as the table stays live; that nobody unpins the
-    /// table between this call and the use of the address is the caller's to see to.
+    /// table between this call and the use of the address is the caller's to see to. A look-up
+    /// that overlaps an unpin and a new pin in the same words may answer for the wrong range.
     ///
     /// # Context
     /// Any: no lock, no allocation, no host call; at most three entries are read.

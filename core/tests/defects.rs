@@ -50,7 +50,7 @@ fn every_row_names_a_test_that_exists() {
         let (place, name) = test.rsplit_once("::").expect("file::test");
         let file = match place.rsplit_once("::") {
             None => root.join("tests").join(format!("{place}.rs")),
-            Some(_) => root.join("src").join(place.replace("::", "/")).join("tests.rs"),
+            Some(_) => root.join("src").join(place.replace("::", "/")).with_extension("rs"),
         };
         let text = fs::read_to_string(&file)
             .unwrap_or_else(|error| panic!("{id}: {}: {error}", file.display()));

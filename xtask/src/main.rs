@@ -20,7 +20,7 @@ usage: cargo xtask COMMAND
   test all              every tier; one whose tool is missing is skipped and says so
   test TIER [TIER...]   these tiers only
   test --list           the tiers, what each needs and how long it takes
-  setup [--yes]         what the other tiers need; installs what is missing after asking
+  setup [--yes]         what the other tiers need; installs packages and cargo tools that are missing, after asking
   capture [--help]      page tables and frames of a Debian kernel under QEMU, as a snapshot
 ";
 

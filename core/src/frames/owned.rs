@@ -34,7 +34,8 @@ impl From<CountError> for Lost<'_> {
 
 /// The right to move a folio, and a reference on it. There is one at a time for a folio.
 ///
-/// Ended by the engine; if it is dropped otherwise, the folio stays claimed.
+/// Ended by [`release`](Self::release), which the engine calls for the claims it makes; if it is
+/// dropped otherwise, the folio stays claimed.
 #[derive(Debug)]
 #[must_use]
 pub struct Claim<'m> {
@@ -114,7 +115,8 @@ impl<'m> Frozen<'m> {
         Ok(())
     }
 
-    /// Lets others at it, with so many references.
+    /// Lets others at it, with so many references: at most [`Counts::MAX`](super::Counts::MAX). With 0
+    /// it has no owner but whoever freezes it with 0 expected.
     pub fn unfreeze(self, references: u32) {
         self.frames.unfreeze(self.head, references);
     }

@@ -38,7 +38,8 @@ pub struct Unpinned {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnpinError {
-    /// The table holds no pins, or another call is at it. Nothing has changed.
+    /// The table holds no pins, another call is at it, or its pins are counted by somebody else.
+    /// Nothing has changed.
     #[error(transparent)]
     Table(#[from] TableError),
     /// The table's memory was written by others: so many pages are not in it any more, and stay
