@@ -160,7 +160,7 @@ impl<H: Host, S: PinSource> HostPins<H, S> {
     /// # Errors
     /// [`PinError`], and [`PinError::kind`] groups them; the source's own reasons are
     /// [`PinCause::Source`](crate::PinCause::Source). Every pin and charge is given back and
-    /// `table` is empty. If `table` is too small, the rest of the range was pinned and given
+    /// `table` is empty if it was before. If `table` is too small, the rest of the range was pinned and given
     /// back part by part to say exactly how many words it takes; where that fails the figure
     /// is what is enough for any folios.
     pub fn pin(
