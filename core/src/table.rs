@@ -16,7 +16,7 @@
 //!
 //! Only a live table answers [`lookup`](PinTable::lookup); every other state is [`TooHard`].
 
-use pinfold_arch::{AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
+use pinfold_arch::{AddrRange, PageShift, PhysAddr, VirtAddr};
 
 use crate::error::ErrorKind;
 use crate::request::{AccountId, HolderId, PinRequest};
@@ -229,20 +229,20 @@ impl<'m> PinTable<'m> {
         }
         let geometry = self.geometry()?;
         let page = va.raw() >> geometry.base.raw();
-        let (_, node, at) = self.descend(&geometry, page)?;
+        let (node, at) = self.descend(&geometry, page)?;
         let slot = Slot::decode(self.get(node.word(at)?));
         Some((slot, node.first_page(at), geometry.base))
     }
 
     /// The lowest node that holds the page, and the page's entry in it.
     #[inline]
-    fn descend(&self, geometry: &Geometry, page: u64) -> Option<(u64, Node, u64)> {
+    fn descend(&self, geometry: &Geometry, page: u64) -> Option<(Node, u64)> {
         let mut node = geometry.root();
         for _ in 0..layout::LEVELS {
             let at = node.index_of(page)?;
             match Slot::decode(self.get(node.word(at)?)) {
                 Slot::Link { offset, order } => node = node.child(at, offset, order)?,
-                _ => return Some((page, node, at)),
+                _ => return Some((node, at)),
             }
         }
         None
@@ -261,7 +261,7 @@ impl<'m> PinTable<'m> {
         }
         let geometry = self.geometry().ok_or(TooHard)?;
         let page = va.raw() >> geometry.base.raw();
-        let (_, node, at) = self.descend(&geometry, page).ok_or(TooHard)?;
+        let (node, at) = self.descend(&geometry, page).ok_or(TooHard)?;
         let word = node.word(at).and_then(|at| self.words.get(at)).ok_or(TooHard)?;
         if !matches!(Slot::decode(word.load(Ordering::Acquire)), Slot::Address { .. }) {
             return Err(TooHard);
@@ -277,7 +277,7 @@ impl<'m> PinTable<'m> {
     #[must_use]
     pub fn runs(&self) -> Runs<'m> {
         let geometry = (self.state() == State::Live).then(|| self.geometry()).flatten();
-        Runs::new(*self, geometry, PageCount::ZERO)
+        Runs::new(*self, geometry)
     }
 
     /// Takes the table for filling: a header and an empty root.
@@ -340,7 +340,7 @@ impl<'m> PinTable<'m> {
 
     /// The pages that a table which is being filled or drained holds, from its start on.
     pub(crate) fn held(&self, geometry: Geometry) -> Runs<'m> {
-        Runs::new(*self, Some(geometry), PageCount::ZERO)
+        Runs::new(*self, Some(geometry))
     }
 
     /// Forgets everything: the pins have been given back.

@@ -35,8 +35,8 @@ pub struct Runs<'m> {
 }
 
 impl<'m> Runs<'m> {
-    pub(super) fn new(table: PinTable<'m>, geometry: Option<Geometry>, from: PageCount) -> Self {
-        let next = geometry.map_or(0, |geometry| geometry.start + from.raw());
+    pub(super) fn new(table: PinTable<'m>, geometry: Option<Geometry>) -> Self {
+        let next = geometry.map_or(0, |geometry| geometry.start);
         Self { table, geometry, next, node: None }
     }
 
@@ -48,7 +48,7 @@ impl<'m> Runs<'m> {
                 self.node.and_then(|node| Some((node, node.index_of(self.next)?)))
             else {
                 match self.table.descend(&geometry, self.next) {
-                    Some((_, node, _)) => self.node = Some(node),
+                    Some((node, _)) => self.node = Some(node),
                     // A link that leads nowhere: somebody wrote to the table. The next block of the
                     // root may still be whole.
                     None => {
