@@ -97,6 +97,7 @@ fn snapshot(machine: &mut Machine) -> Result<Snapshot, String> {
         pages: report.pages,
         zones,
         memory,
+        verdicts: Vec::new(),
     })
 }
 

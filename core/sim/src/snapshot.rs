@@ -68,6 +68,9 @@ pub struct Snapshot {
     pub ram: Vec<FrameRange>,
     /// What each frame of the machine is used for.
     pub memory: Vec<FrameRun>,
+    /// What the kernel answered when it was asked for real long-term pins, after everything above
+    /// was read; in the order of asking. Empty when nobody asked.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// An architecture that snapshots exist for.
@@ -213,6 +216,26 @@ pub struct FrameRun {
     pub frames: u64,
     /// Their use.
     pub class: FrameClass,
+}
+
+/// The kernel's answer to somebody who asked for a long-term pin of some pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The part of the kernel through which it was asked: `io_uring` (a registered buffer), `vfio`
+    /// (a DMA mapping) or `gup_test`.
+    pub asker: String,
+    /// Whether the pin was for writing.
+    pub write: bool,
+    /// Whether the pages were asked for in one request. Otherwise each was asked for alone, and
+    /// each got this answer.
+    pub whole: bool,
+    /// Address of the first page.
+    pub start: u64,
+    /// Number of base pages.
+    pub pages: u64,
+    /// The kernel's error number, positive; 0 when it pinned the pages. They were given back
+    /// before the next question.
+    pub errno: u16,
 }
 
 /// What a frame is used for; `snapshot/FORMAT.md` says how it was told.

@@ -3,13 +3,23 @@
 
 use pinfold_sim::snapshot::{
     FrameClass, FrameRange, FrameRun, Mapping, PAGEMAP_PRESENT, PageRun, Region, SectionTag,
-    Snapshot, SnapshotArch, SnapshotError, TablePage, Zone,
+    Snapshot, SnapshotArch, SnapshotError, TablePage, Verdict, Zone,
 };
 
 const REAL: &[u8] = include_bytes!("../../tests/snapshots/x86_64-6.1.snap");
 
 fn real() -> Snapshot {
     Snapshot::parse(REAL).expect("the committed snapshot is whole")
+}
+
+fn verdict(
+    asker: &str,
+    (write, whole): (bool, bool),
+    start: u64,
+    pages: u64,
+    errno: u16,
+) -> Verdict {
+    Verdict { asker: asker.into(), write, whole, start, pages, errno }
 }
 
 /// Small, with something of everything.
@@ -67,6 +77,12 @@ fn small() -> Snapshot {
             FrameRun { start_pfn: 1, frames: 8, class: FrameClass::Free },
             FrameRun { start_pfn: 9, frames: 1, class: FrameClass::Process },
             FrameRun { start_pfn: 12, frames: 29, class: FrameClass::Kernel },
+        ],
+        verdicts: vec![
+            verdict("io_uring", (true, true), 0x40_0000, 8, 14),
+            verdict("vfio", (false, false), 0x40_0000, 2, 0),
+            verdict("vfio", (false, false), 0x40_2000, 6, 4095),
+            verdict("vfio", (true, false), u64::MAX - 0x1fff, 1, 95),
         ],
     }
 }
@@ -243,7 +259,9 @@ fn sections_are_needed_once_and_others_skipped() {
 #[test]
 fn wild_counts_are_refused_before_memory_is_taken() {
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
-    for tag in [b"KERN", b"TABL", b"MAPS", b"REGN", b"PAGE", b"ZONE", b"CMA ", b"RAM ", b"FRAM"] {
+    let all = "KERNTABLMAPSREGNPAGEZONECMA RAM FRAMVERD".as_bytes();
+    for tag in all.chunks_exact(4) {
+        let tag = tag.try_into().expect("four bytes");
         let error = Snapshot::parse(&with_section(tag, &huge));
         assert!(matches!(error, Err(SnapshotError::BadCount { count: u64::MAX, .. })), "{error:?}");
     }
@@ -273,6 +291,46 @@ fn offsets_that_leave_the_address_space_are_refused() {
     let memory = [&[1, 8][..], &max].concat();
     let wrapped = Snapshot::parse(&with_section(b"FRAM", &memory));
     assert!(matches!(wrapped, Err(SnapshotError::BadValue { what: "number of frames", .. })));
+}
+
+/// Files of before there were verdicts have none, and stay as they are.
+#[test]
+fn verdicts_may_be_missing() {
+    let none = Snapshot { verdicts: Vec::new(), ..small() };
+    let bytes = none.to_bytes();
+    assert_eq!(bytes.windows(4).position(|tag| tag == b"VERD"), None);
+    assert_eq!(Snapshot::parse(&bytes), Ok(none));
+    let twice = Snapshot::parse(&with_more(&section(b"VERD", &[0])));
+    let tag = SectionTag(*b"VERD");
+    assert!(
+        matches!(twice, Err(SnapshotError::DuplicateSection { section, .. }) if section == tag)
+    );
+}
+
+#[test]
+fn verdicts_that_mean_nothing_are_refused() {
+    // Asker, how, start, pages, error number.
+    let [x, how, start, pages] = [b'x', 3, 2, 1];
+    let read = |verdict: &[u8]| {
+        let list = [&[1, 1], verdict].concat();
+        Snapshot::parse(&with_section(b"VERD", &list)).map(|snapshot| snapshot.verdicts)
+    };
+    assert_eq!(read(&[x, how, start, pages, 0]), Ok(vec![verdict("x", (true, true), 1, 1, 0)]));
+    let bad = |verdict: &[u8], name| match read(verdict) {
+        Err(SnapshotError::BadValue { what, .. }) => assert_eq!(what, name),
+        other => panic!("{other:?}"),
+    };
+    bad(&[x, 4, start, pages, 0], "way of asking");
+    bad(&[x, how, start, 0, 0], "range of pages");
+    // Its end lies behind the last address.
+    bad(&[x, how, 1, pages, 0], "range of pages");
+    bad(&[x, how, start, pages, 0x80, 0x20], "error number");
+    bad(&[x, how, start, pages, 0x80, 0x80, 0x04], "error number");
+    bad(&[0xff, how, start, pages, 0], "text");
+    // More of them than the format allows, with bytes enough for all.
+    let many = [&[0x81, 0x80, 0x04][..], &[0; 5 << 17]].concat();
+    let error = Snapshot::parse(&with_section(b"VERD", &many));
+    assert!(matches!(error, Err(SnapshotError::BadCount { count: 65_537, limit: 65_536, .. })));
 }
 
 #[test]

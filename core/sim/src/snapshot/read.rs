@@ -4,13 +4,17 @@
 use super::bytes::{Reader, crc32};
 use super::{
     FrameClass, FrameRange, FrameRun, MAGIC, Mapping, PAGEMAP_FRAME, PAGEMAP_PRESENT, PageRun,
-    Region, SectionTag, Snapshot, SnapshotArch, SnapshotError, TablePage, VERSION, Zone,
+    Region, SectionTag, Snapshot, SnapshotArch, SnapshotError, TablePage, VERSION, Verdict, Zone,
 };
 
 /// Most table pages: 32 MiB of entries.
 const TABLES: u64 = 1 << 13;
 /// Most runs of pages, repeated ones counted each.
 const PAGE_RUNS: u64 = 1 << 18;
+/// Most verdicts.
+const VERDICTS: u64 = 1 << 16;
+/// One above the largest error number of the kernel.
+const ERRNO_END: u16 = 4096;
 
 const HEAD: SectionTag = SectionTag(*b"HEAD");
 const HEAD_BYTES: usize = 16;
@@ -50,6 +54,7 @@ pub(super) fn snapshot(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
         cma: sections.read(b"CMA ", |r| list(r, 3, range))?,
         ram: sections.read(b"RAM ", |r| list(r, 3, range))?,
         memory: sections.read(b"FRAM", memory)?,
+        verdicts: sections.read_if_there(b"VERD", |r| verdicts(r, mmu.base_shift))?,
     })
 }
 
@@ -92,15 +97,32 @@ impl<'a> Sections<'a> {
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, SnapshotError>,
     ) -> Result<T, SnapshotError> {
         let section = SectionTag(*tag);
+        self.find(section, read)?.ok_or(SnapshotError::MissingSection { section })
+    }
+
+    /// [`read`](Self::read) for a section that older files do not have.
+    fn read_if_there<T: Default>(
+        &self,
+        tag: &[u8; 4],
+        read: impl FnOnce(&mut Reader<'_>) -> Result<T, SnapshotError>,
+    ) -> Result<T, SnapshotError> {
+        Ok(self.find(SectionTag(*tag), read)?.unwrap_or_default())
+    }
+
+    fn find<T>(
+        &self,
+        section: SectionTag,
+        read: impl FnOnce(&mut Reader<'_>) -> Result<T, SnapshotError>,
+    ) -> Result<Option<T>, SnapshotError> {
         let mut same = self.0.iter().filter(|(other, ..)| *other == section);
-        let &(_, base, bytes) = same.next().ok_or(SnapshotError::MissingSection { section })?;
+        let Some(&(_, base, bytes)) = same.next() else { return Ok(None) };
         if let Some(&(_, at, _)) = same.next() {
             return Err(SnapshotError::DuplicateSection { section, at });
         }
         let mut reader = Reader::new(section, bytes, base);
         let value = read(&mut reader)?;
         reader.end()?;
-        Ok(value)
+        Ok(Some(value))
     }
 }
 
@@ -330,4 +352,30 @@ fn memory(reader: &mut Reader<'_>) -> Result<Vec<FrameRun>, SnapshotError> {
         runs.push(FrameRun { start_pfn, frames, class });
     }
     Ok(runs)
+}
+
+fn verdicts(reader: &mut Reader<'_>, base_shift: u8) -> Result<Vec<Verdict>, SnapshotError> {
+    // A verdict takes a text, a byte and three numbers.
+    let count = reader.count(5, VERDICTS)?;
+    let mut behind = 0u64;
+    let mut verdicts = Vec::new();
+    for _ in 0..count {
+        let asker = reader.text()?;
+        let at = reader.at();
+        let bits = reader.byte()?;
+        if bits > 3 {
+            return Err(reader.bad(at, "way of asking"));
+        }
+        let at = reader.at();
+        let (start, pages) = (behind.wrapping_add(reader.difference()?), reader.number()?);
+        let (_, end) =
+            place(start, 0, pages, base_shift).ok_or(reader.bad(at, "range of pages"))?;
+        behind = end;
+        let at = reader.at();
+        let errno = u16::try_from(reader.number()?).ok().filter(|&errno| errno < ERRNO_END);
+        let errno = errno.ok_or(reader.bad(at, "error number"))?;
+        let (write, whole) = (bits & 1 != 0, bits & 2 != 0);
+        verdicts.push(Verdict { asker, write, whole, start, pages, errno });
+    }
+    Ok(verdicts)
 }

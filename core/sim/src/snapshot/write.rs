@@ -4,7 +4,7 @@
 use super::bytes::{crc32, put_count, put_difference, put_number, put_text};
 use super::{
     FrameRange, FrameRun, MAGIC, Mapping, PAGEMAP_FRAME, PageRun, Region, Snapshot, TablePage,
-    VERSION, Zone,
+    VERSION, Verdict, Zone,
 };
 
 pub(super) fn snapshot(from: &Snapshot) -> Vec<u8> {
@@ -32,6 +32,9 @@ pub(super) fn snapshot(from: &Snapshot) -> Vec<u8> {
     section(&mut out, *b"CMA ", |out| ranges(out, &from.cma));
     section(&mut out, *b"RAM ", |out| ranges(out, &from.ram));
     section(&mut out, *b"FRAM", |out| memory(out, &from.memory));
+    if !from.verdicts.is_empty() {
+        section(&mut out, *b"VERD", |out| verdicts(out, &from.verdicts, from.base_shift));
+    }
     let checksum = crc32(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     out
@@ -215,5 +218,19 @@ fn memory(out: &mut Vec<u8>, runs: &[FrameRun]) {
         put_number(out, run.start_pfn.wrapping_sub(behind) << 3 | run.class.id());
         put_number(out, run.frames);
         behind = run.start_pfn.wrapping_add(run.frames);
+    }
+}
+
+fn verdicts(out: &mut Vec<u8>, verdicts: &[Verdict], base_shift: u8) {
+    put_count(out, verdicts.len());
+    let page = 1u64.wrapping_shl(u32::from(base_shift));
+    let mut behind = 0u64;
+    for verdict in verdicts {
+        put_text(out, &verdict.asker);
+        out.push(u8::from(verdict.write) | u8::from(verdict.whole) << 1);
+        put_difference(out, verdict.start, behind);
+        put_number(out, verdict.pages);
+        put_number(out, u64::from(verdict.errno));
+        behind = verdict.start.wrapping_add(verdict.pages.wrapping_mul(page));
     }
 }
