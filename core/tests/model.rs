@@ -60,6 +60,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => Just(Deed::FreeContig),
         1 => any::<u8>().prop_map(Deed::Hog),
         1 => Just(Deed::Release),
+        1 => part().prop_map(Deed::Collapse),
+        2 => part().prop_map(Deed::SwapOut),
+        1 => (0..16u8).prop_map(Deed::Batch),
     ]
 }
 

@@ -284,3 +284,19 @@ fn two_callers_of_the_same_movable_memory_both_get_it() {
         assert_eq!(moved, pages, "a folio was moved twice, or not at all");
     }
 }
+
+/// D25: a new page waits in a list of its CPU's, which holds a reference, so it could not be moved
+/// although nobody used it. The lists are drained once, before anybody gives up.
+#[test]
+fn new_pages_that_wait_in_per_cpu_lists_are_moved_at_the_first_pin() {
+    let ram = Ram::new(&Layout::small());
+    let machine = Machine::new(&ram);
+    let space = machine.add_space();
+    machine.batch_new_pages(15);
+    machine.map(space.id(), MapSpec::anonymous(AT, 8)).unwrap();
+    machine.touch(space.id(), AT, 8, BOTH).unwrap();
+    pin_while(&machine, &space, &request(8, PinFlags::LONGTERM), &|| (), |result| {
+        assert_eq!(result.as_ref().unwrap().migrated, 8);
+    });
+    assert_eq!(machine.calls(HostCall::Drain), 1);
+}

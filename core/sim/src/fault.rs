@@ -22,7 +22,7 @@ impl From<NoMemory> for FaultError {
 }
 
 /// Where the memory for a fault may come from.
-fn want(fault: &Fault) -> Want {
+pub(crate) fn want(fault: &Fault) -> Want {
     if fault.longterm { Want::Pinnable } else { Want::Movable }
 }
 
@@ -46,7 +46,9 @@ impl<F: TableFormat> State<'_, F> {
         }
         let spot = self.spot(id, va).ok_or(FaultError::Denied)?;
         match spot.entry {
-            Entry::Absent => self.fault_absent(id, &vma, va, &fault),
+            Entry::Absent => self
+                .swap_in(id, &vma, va, &spot, &fault)
+                .unwrap_or_else(|| self.fault_absent(id, &vma, va, &fault)),
             Entry::Leaf(leaf) => self.fault_present(id, &vma, va, &spot, &leaf, &fault),
             Entry::Malformed | Entry::Table(..) => Err(FaultError::Poisoned),
         }
@@ -154,7 +156,7 @@ impl<F: TableFormat> State<'_, F> {
     }
 
     /// Maps a folio that was made for this and hands its first reference over to the entry.
-    fn map_new(
+    pub(crate) fn map_new(
         &mut self,
         id: SpaceId,
         vma: &Vma,
@@ -164,7 +166,7 @@ impl<F: TableFormat> State<'_, F> {
         write: bool,
     ) -> Result<(), FaultError> {
         let mapped = self.map_leaf(id, va, shift, pfn, vma.rights(write));
-        self.put(pfn, 1);
+        self.added(pfn);
         Ok(mapped?)
     }
 

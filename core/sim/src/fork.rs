@@ -37,6 +37,7 @@ impl<F: TableFormat> State<'_, F> {
             // The child finds these pages in the file.
             return Ok(());
         }
+        self.fork_swapped(parent, child, &vma.range)?;
         for (va, spot, leaf) in self.leaves_in(parent, &vma.range) {
             let Some(folio) = self.folio(self.pfn_of(&leaf)) else {
                 self.map_leaf(child, va, leaf.shift, self.pfn_of(&leaf), leaf.rights)?;

@@ -13,6 +13,11 @@ pub trait TableFormat: PageFormat + Send + Sync + core::fmt::Debug + 'static {
     /// The smallest leaf above the base page: what a transparent huge page is mapped with.
     fn huge(&self) -> PageShift;
 
+    /// The absent entry that names a swap slot, which is not 0.
+    fn swap_entry(&self, slot: u64) -> u64 {
+        slot << self.base().raw()
+    }
+
     /// The first address of the lower half that is not translated any more.
     fn end(&self) -> VirtAddr;
 }

@@ -12,7 +12,7 @@ use crate::lock::lock;
 /// What happens to a page-table page that nothing points to any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FreePolicy {
-    /// It is freed when no walker is in its space: what an embedder owes.
+    /// It is overwritten and freed when no walker is in its space: what an embedder owes.
     Deferred,
     /// It is overwritten and freed at once: what a missing guard looks like.
     PoisonAtOnce,
@@ -94,17 +94,16 @@ impl Guards {
         lock(&self.books).waiting.values().flatten().copied().collect()
     }
 
-    /// Calls `free` with whether to overwrite the table first, or keeps it for later.
-    pub(crate) fn free(&self, id: SpaceId, table: Table, free: impl FnOnce(Table, bool)) {
-        let poison = {
+    /// Calls `free`, or keeps the table for later.
+    pub(crate) fn free(&self, id: SpaceId, table: Table, free: impl FnOnce(Table)) {
+        {
             let mut books = lock(&self.books);
-            let poison = books.policy == FreePolicy::PoisonAtOnce;
-            if !poison && books.walkers.get(&id.0).is_some_and(|walkers| *walkers > 0) {
+            let waits = books.policy == FreePolicy::Deferred;
+            if waits && books.walkers.get(&id.0).is_some_and(|walkers| *walkers > 0) {
                 books.waiting.entry(id.0).or_default().push(table);
                 return;
             }
-            poison
-        };
-        free(table, poison);
+        }
+        free(table);
     }
 }

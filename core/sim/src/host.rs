@@ -114,8 +114,7 @@ impl<F: TableFormat> WalkGuard for Machine<'_, F> {
         }
         let mut state = self.state();
         for table in freed {
-            let pfn = table.base.pfn(state.base());
-            state.put(pfn, 1);
+            state.release_table(&table);
         }
     }
 }
@@ -138,6 +137,12 @@ impl<F: TableFormat> Migrate for Machine<'_, F> {
             return Err(MigrateError::NoMemory);
         }
         self.state().relocate(claim, Want::Pinnable).map(|_| ())
+    }
+
+    fn drain(&self) {
+        if self.may_sleep(HostCall::Drain) {
+            self.state().drain_caches();
+        }
     }
 }
 

@@ -36,11 +36,13 @@ pub enum HostCall {
     Uncharge,
     /// `pause`. Fails: stop.
     Pause,
+    /// The caches of new pages are to be emptied. Fails: they are not.
+    Drain,
 }
 
 impl HostCall {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Table,
         Self::Mapping,
         Self::GuardEnter,
@@ -51,6 +53,7 @@ impl HostCall {
         Self::Charge,
         Self::Uncharge,
         Self::Pause,
+        Self::Drain,
     ];
 
     /// Those that can fail.

@@ -26,10 +26,12 @@
 //! Everything is deterministic: first fit, ordered maps, no time and no chance. What a reference
 //! count must be is written down in `state.rs`, and [`model`] checks it from outside.
 //!
-//! Its own holes: there is no swap, no NUMA, no write-back (a dirty file page stays), and folios
-//! are put together only by the allocator.
+//! Its own holes: swap is for anonymous memory only and has no cache; there is no NUMA and no
+//! write-back (a dirty file page stays).
 
 mod account;
+mod batch;
+mod collapse;
 mod contig;
 mod cpu;
 mod device;
@@ -50,6 +52,7 @@ mod replica;
 mod reserve;
 mod space;
 mod state;
+mod swap;
 mod tables;
 mod zones;
 

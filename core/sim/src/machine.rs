@@ -376,6 +376,36 @@ impl<'m, F: TableFormat> Machine<'m, F> {
         self.state().split_folio(folio.head())
     }
 
+    /// Puts the base pages around an address together to a huge page that one entry maps.
+    ///
+    /// # Errors
+    /// [`MigrateError`]: [`Unmovable`](MigrateError::Unmovable) where not every page is there and
+    /// the space's own, [`Busy`](MigrateError::Busy) where somebody else refers to one.
+    pub fn collapse(&self, id: SpaceId, va: u64) -> Result<Pfn, MigrateError> {
+        self.state().collapse(id, VirtAddr::new(va))
+    }
+
+    /// Takes the base page behind an address out of memory, whoever maps it; a touch brings it back.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; pinned pages stay.
+    pub fn swap_out(&self, id: SpaceId, va: u64) -> Result<(), MigrateError> {
+        let folio = self.folio_at(id, va).ok_or(MigrateError::Unmovable)?;
+        self.state().swap_out(folio.head())
+    }
+
+    /// Entries that name a page which was taken out of memory.
+    #[must_use]
+    pub fn swapped(&self) -> usize {
+        self.state().swap.entries()
+    }
+
+    /// From now on new pages wait in per-CPU lists of this size, with a reference each, until the
+    /// list is full or drained. 0, as in the beginning: they do not.
+    pub fn batch_new_pages(&self, size: usize) {
+        self.state().batch_new_pages(size);
+    }
+
     /// Takes a reference on the folio behind an address by hand: somebody whom nobody expects.
     pub fn get_page(&self, id: SpaceId, va: u64) -> Option<Pfn> {
         let mut state = self.state();

@@ -14,11 +14,11 @@ use crate::state::{Mapped, State};
 use crate::zones::{Place, Want};
 
 /// An entry that was taken out of a table, to be put back or to be pointed elsewhere.
-struct Cleared {
-    table: Table,
-    index: usize,
+pub(crate) struct Cleared {
+    pub(crate) table: Table,
+    pub(crate) index: usize,
     raw: u64,
-    mapped: Mapped,
+    pub(crate) mapped: Mapped,
 }
 
 /// The claim's reference, beside those of mappings and the file.
@@ -58,9 +58,7 @@ impl<'m, F: TableFormat> State<'m, F> {
                 Ok(to)
             }
             Err(FreezeError { found, .. }) => {
-                for entry in &cleared {
-                    self.tables.swap_raw(&entry.table, entry.index, entry.raw);
-                }
+                self.restore(&cleared);
                 self.free(target);
                 Err(MigrateError::Busy { expected: expected + CLAIM, found })
             }
@@ -118,12 +116,12 @@ impl<'m, F: TableFormat> State<'m, F> {
         self.new_huge(order, longterm).map_err(|_| MigrateError::NoMemory)
     }
 
-    fn owners(&self, head: Pfn) -> Vec<Arc<AddressSpace<F>>> {
+    pub(crate) fn owners(&self, head: Pfn) -> Vec<Arc<AddressSpace<F>>> {
         self.rmap.get(&head).map(|entries| self.handles(entries)).unwrap_or_default()
     }
 
     /// Takes every entry that maps the folio out of its table. The references stay.
-    fn clear_entries(&self, head: Pfn) -> Vec<Cleared> {
+    pub(crate) fn clear_entries(&self, head: Pfn) -> Vec<Cleared> {
         let entries = self.rmap.get(&head).cloned().unwrap_or_default();
         let clear = |mapped: Mapped| {
             let spot = self.spot(SpaceId(mapped.0), mapped.1).expect("a space with mappings");
@@ -131,6 +129,13 @@ impl<'m, F: TableFormat> State<'m, F> {
             Cleared { table: spot.table, index: spot.index, raw, mapped }
         };
         entries.into_iter().map(clear).collect()
+    }
+
+    /// Puts entries back as they were.
+    pub(crate) fn restore(&self, cleared: &[Cleared]) {
+        for entry in cleared {
+            self.tables.swap_raw(&entry.table, entry.index, entry.raw);
+        }
     }
 
     /// Points entries at the new frames, marks and rights as they were.
@@ -165,6 +170,7 @@ impl<'m, F: TableFormat> State<'m, F> {
 
     /// Claims a folio, moves it, and gives the old frames back.
     pub(crate) fn claim_and_move(&mut self, head: Pfn, want: Want) -> Result<Pfn, MigrateError> {
+        self.drain_caches();
         let folio = self.folio(head).ok_or(MigrateError::Unmovable)?;
         let found = self.frames.counts_of(folio).references();
         let busy = MigrateError::Busy { expected: self.expected(head), found };
@@ -191,6 +197,7 @@ impl<'m, F: TableFormat> State<'m, F> {
 
     /// Takes a folio apart into base pages. Entries larger than that are split first.
     pub(crate) fn split_folio(&mut self, head: Pfn) -> Result<(), MigrateError> {
+        self.drain_caches();
         let folio = self.folio(head).ok_or(MigrateError::Unmovable)?;
         let info = folio.info();
         if info.kind != FolioKind::Anonymous || info.flags.contains(FolioFlags::ZERO) {
@@ -210,9 +217,7 @@ impl<'m, F: TableFormat> State<'m, F> {
         let cleared = self.clear_entries(head);
         let expected = cleared.len() as u32;
         let frozen = self.frames.freeze(folio, expected);
-        for entry in &cleared {
-            self.tables.swap_raw(&entry.table, entry.index, entry.raw);
-        }
+        self.restore(&cleared);
         let result = match frozen {
             Ok(frozen) => {
                 self.take_apart(frozen, info, &cleared);

@@ -267,6 +267,9 @@ impl Model {
         for pfn in owned.chain([state.zero]).chain(state.huge_zero) {
             owed.entry(pfn).or_default().own += 1;
         }
+        for head in state.batches.waiting() {
+            owed.entry(head).or_default().own += 1;
+        }
         for page in self.held.values().flat_map(|held| &held.pages) {
             let folio = state.folio(page.pfn);
             let folio = folio.ok_or_else(|| format!("pinned frame {} is no memory", page.pfn))?;

@@ -183,4 +183,10 @@ pub enum Deed {
     Hog(u8),
     /// Memory is there again.
     Release,
+    /// Puts the base pages around the first page together to a huge one.
+    Collapse(Part),
+    /// Takes the first page out of memory.
+    SwapOut(Part),
+    /// New pages wait in per-CPU lists of this size; 0: they do not.
+    Batch(u8),
 }

@@ -219,6 +219,7 @@ impl<F: TableFormat> State<'_, F> {
             self.unmap_leaf(id, va, &spot);
             self.prune(id, va);
         }
+        self.drop_swapped(id, range);
     }
 
     pub(crate) fn protect(
@@ -271,6 +272,10 @@ impl<F: TableFormat> State<'_, F> {
         let handle = Arc::clone(&space.handle);
         space.vmas.clear();
         handle.invalidate_start();
+        let end = self.tables.format().end().raw() >> self.base().raw();
+        if let Ok(all) = AddrRange::new(VirtAddr::new(0), PageCount::new(end), self.base()) {
+            self.drop_swapped(id, &all);
+        }
         for (va, spot, _) in self.tables.leaves(handle.root()) {
             self.unmap_leaf(id, va, &spot);
         }

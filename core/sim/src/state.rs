@@ -5,7 +5,7 @@
 //!
 //! One for every page-table entry that maps the folio or a part of it, whatever the entry's size;
 //! one for the file that the folio is cached for; one a page for pins; one for a migration
-//! claim; one for whoever took one by hand. The base zero frame is not counted by the entries that
+//! claim; one for whoever took one by hand; one while it waits in a CPU's list of new pages. The base zero frame is not counted by the entries that
 //! map it, the huge zero folio is. Page-table pages, the two zero folios and what was allocated in
 //! one piece have one of their own.
 
@@ -18,12 +18,14 @@ use pinfold::host::SpaceId;
 use pinfold::{AddressSpace, Order, PageCount, PageShift, Pfn, Rights, Table, VirtAddr};
 use pinfold_arch::{Entry, Leaf, LeafFlags};
 
+use crate::batch::Batches;
 use crate::format::TableFormat;
 use crate::guard::Guards;
 use crate::layout::{FrameRange, ZoneKind};
 use crate::objects::{File, FileId};
 use crate::ram::Ram;
 use crate::space::Vma;
+use crate::swap::Swap;
 use crate::tables::{Spot, Tables};
 use crate::zones::{Place, Want, Zones};
 
@@ -60,6 +62,9 @@ pub(crate) struct State<'m, F> {
     pub(crate) cached: BTreeMap<Pfn, FileId>,
     /// References taken by hand, by first frame.
     pub(crate) foreign: BTreeMap<Pfn, u32>,
+    /// New pages that wait to be put on lists, with a reference each.
+    pub(crate) batches: Batches,
+    pub(crate) swap: Swap,
     /// Huge pages set aside, free ones.
     pub(crate) pool: BTreeSet<Pfn>,
     /// How many huge pages are too many: so many of the next that become free go for good.
@@ -94,6 +99,8 @@ impl<'m, F: TableFormat> State<'m, F> {
             rmap: BTreeMap::new(),
             cached: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            batches: Batches::default(),
+            swap: Swap::default(),
             pool: BTreeSet::new(),
             surplus: 0,
             pieces: Vec::new(),
@@ -289,12 +296,13 @@ impl<'m, F: TableFormat> State<'m, F> {
     /// Frees a table that nothing points to any more, now or when the last walker has left.
     pub(crate) fn free_table(&mut self, id: SpaceId, table: Table) {
         let guards = Arc::clone(&self.guards);
-        guards.free(id, table, |table, poison| {
-            if poison {
-                self.poison(&table);
-            }
-            self.put(table.base.pfn(self.base()), 1);
-        });
+        guards.free(id, table, |table| self.release_table(&table));
+    }
+
+    /// Overwrites a table and gives its memory back. Nobody may be reading it.
+    pub(crate) fn release_table(&mut self, table: &Table) {
+        self.poison(table);
+        self.put(table.base.pfn(self.base()), 1);
     }
 
     /// What a table page looks like to a walker that should not be there any more: the kernel's

@@ -32,8 +32,7 @@ pub trait Migrate {
     /// must be counted as expected. The steps: announce the invalidation to every space that
     /// maps it, clear the entries, [`freeze`](crate::frames::FrameTable::freeze) with the expected
     /// references, copy, map the target, unfreeze the old folio with the claim's reference
-    /// alone. References that the embedder's own caches hold for a moment (per-CPU lists) are
-    /// its to drain. On any error the old mapping stands as before.
+    /// alone. On any error the old mapping stands as before.
     ///
     /// # Context
     /// May sleep. Called with no engine lock, no walk guard, and no pin of this caller on the folio.
@@ -41,6 +40,15 @@ pub trait Migrate {
     /// # Errors
     /// [`MigrateError`].
     fn migrate(&self, claim: &Claim<'_>) -> Result<(), MigrateError>;
+
+    /// Gives back the references that the embedder's own caches hold for a moment, on all CPUs:
+    /// per-CPU lists of pages that were just faulted in, and the like. Called when a folio could
+    /// not be moved because it was [busy](MigrateError::Busy), once, before the next attempt. The
+    /// default is for embedders without such caches.
+    ///
+    /// # Context
+    /// As [`migrate`](Self::migrate), and without a claim.
+    fn drain(&self) {}
 }
 
 /// Takes back folios whose last reference went.

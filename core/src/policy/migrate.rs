@@ -60,6 +60,9 @@ pub(crate) fn move_folio<H: GupHost>(
             Err(error) => error,
         };
         host.trace().event(Event::MigrateFailed { at, folio: folio.head(), error });
+        if attempt == 0 && matches!(error, MigrateError::Busy { .. }) {
+            host.migrate().drain();
+        }
         attempt += 1;
         if attempt == ATTEMPTS || error == MigrateError::Unmovable {
             return Moved::No(error);

@@ -194,6 +194,15 @@ impl World {
                 machine.hog(if all { u64::MAX } else { Part::scale(*pages) });
             }
             Deed::Release => machine.release_hog(),
+            Deed::Collapse(part) => {
+                let (id, at, _) = self.part(machine, part);
+                let _ = machine.collapse(id, at);
+            }
+            Deed::SwapOut(part) => {
+                let (id, at, _) = self.part(machine, part);
+                let _ = machine.swap_out(id, at);
+            }
+            Deed::Batch(size) => machine.batch_new_pages(usize::from(*size)),
         }
     }
 
@@ -242,6 +251,7 @@ impl World {
     pub(super) fn end(&mut self, machine: &Machine<'_>) -> Result<(), String> {
         machine.disarm();
         machine.release_hog();
+        machine.batch_new_pages(0);
         while let Some(head) = self.foreign.pop_front() {
             machine.put_page(head);
         }
