@@ -13,6 +13,7 @@ mod output;
 mod picture;
 mod scene;
 mod story;
+mod verdicts;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -84,5 +85,6 @@ fn run(file: &Path) -> Fallible<bool> {
     let made = scene::own(&after).len() - scene::own(&before).len();
     let tables = scene::walk(&replica, &guest)?.tables - walked.tables;
     story::recount(out, machine, free, [made as u64, tables, others]);
+    verdicts::check(out, &snapshot)?;
     Ok(report.verdict()?)
 }

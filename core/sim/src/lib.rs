@@ -72,6 +72,6 @@ pub use machine::Machine;
 pub use map::{MapError, MapSpec, Thp};
 pub use objects::{FileId, FileKind, TruncateError};
 pub use ram::Ram;
-pub use replica::{Replica, ReplicaError};
+pub use replica::{Replica, ReplicaError, verdict};
 pub use state::NoMemory;
 pub use zones::{Place, Want, ZoneCounts};

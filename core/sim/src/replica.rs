@@ -55,6 +55,7 @@ mod maps;
 mod pages;
 mod shape;
 mod tree;
+pub mod verdict;
 
 pub use error::ReplicaError;
 
