@@ -1,27 +1,33 @@
-//! `cargo xtask capture`: boots a Debian kernel under QEMU with a process of ours as init, stops
-//! the machine, and writes that process's page tables and what the kernel said about its pages.
+//! `cargo xtask capture`: boots a kernel under QEMU with a process of ours as init, stops the
+//! machine, and writes that process's page tables and what the kernel said about its pages. Then
+//! the machine goes on, and the kernel's answers to long-term pins of those pages are added: pins
+//! change what was captured, so they come last.
 //!
-//! `machine` runs QEMU, `initramfs` builds what it boots into, `report` reads what init printed,
-//! `tables` collects the table pages, `check` holds both against each other.
+//! `machine` runs QEMU, `initramfs` builds what it boots into, `modules` and `disk` are what the
+//! kernel finds there, `report` reads what init printed, `tables` collects the table pages, `check`
+//! holds both against each other.
 
 mod check;
+mod disk;
 mod frames;
 mod initramfs;
 pub(crate) mod kernel;
 mod machine;
+mod modules;
 mod options;
 mod procfs;
 mod report;
 mod tables;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pinfold_sim::snapshot::{FrameRange, PAGEMAP_FRAME, Snapshot, SnapshotArch};
+use pinfold_sim::snapshot::{FrameRange, PAGEMAP_FRAME, Snapshot, SnapshotArch, Verdict};
 
 use crate::command::root;
 use machine::Machine;
+use modules::Module;
 use options::Options;
 use report::Report;
 
@@ -36,11 +42,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let kernel = kernel(&options)?;
     println!("kernel    {}", kernel.display());
-    let initramfs = initramfs::build(&work)?;
-    let mut machine = Machine::start(&options, &kernel, &initramfs, &work)?;
-    machine.wait_until_ready()?;
-    let snapshot = snapshot(&mut machine)?;
+    let modules = modules(&options, &kernel)?;
+    let initramfs = initramfs::build(&work, &modules)?;
+    let with_disk = disk::make(&work)?;
+    let mut machine = Machine::start(&options, &kernel, &initramfs, with_disk, &work)?;
+    machine.wait_for(report::READY, "booting")?;
+    let mut snapshot = snapshot(&mut machine)?;
     check::agree(&snapshot)?;
+    snapshot.verdicts = ask(&mut machine)?;
     let bytes = snapshot.to_bytes();
     if Snapshot::parse(&bytes).as_ref() != Ok(&snapshot) {
         return Err("the file that would be written does not read back as the same".into());
@@ -57,14 +66,42 @@ fn kernel(options: &Options) -> Result<PathBuf, String> {
         return fs::canonicalize(path).map_err(|error| format!("{path}: {error}"));
     }
     let kernels = root().join("target/kernels");
-    match kernel::newest(&kernels) {
-        Some(path) => Ok(path),
-        None if options.fetch => kernel::fetch(&kernels),
-        None => Err(format!(
-            "no Debian kernel in {} (--fetch downloads one, --kernel names one)",
-            kernels.display()
-        )),
+    if let Some(version) = &options.fetch {
+        return kernel::fetch(&kernels, version);
     }
+    let newest = kernel::unpacked(&kernels).pop();
+    newest.ok_or(format!(
+        "no Debian kernel in {} (--fetch downloads one, --kernel names one)",
+        kernels.display()
+    ))
+}
+
+fn modules(options: &Options, kernel: &Path) -> Result<Vec<Module>, String> {
+    let directory = options.modules.as_ref().map(PathBuf::from).or_else(|| kernel::modules(kernel));
+    let Some(directory) = directory else {
+        println!("modules   none: what is not built in is left out");
+        return Ok(Vec::new());
+    };
+    let modules = modules::load(&directory)?;
+    println!("modules   {} from {}", modules.len(), directory.display());
+    Ok(modules)
+}
+
+/// Lets init ask, after all else is captured. What was answered until something went wrong counts:
+/// the rest of the snapshot is good.
+fn ask(machine: &mut Machine) -> Result<Vec<Verdict>, String> {
+    let asked = machine.go_on().and_then(|()| machine.wait_for(report::DONE, "asking"));
+    if let Err(why) = asked {
+        println!("warning   not all was asked: {why}");
+    }
+    let report = Report::read(&machine.output()?)?;
+    for warning in report.warnings_after_ready() {
+        println!("warning   init: {warning}");
+    }
+    for complaint in machine.complaints() {
+        println!("warning   kernel: {complaint}");
+    }
+    Ok(report.verdicts)
 }
 
 /// Everything about the stopped machine and its one process.
@@ -90,7 +127,7 @@ fn snapshot(machine: &mut Machine) -> Result<Snapshot, String> {
         no_execute: registers.no_execute,
         base_shift: 12,
         tables,
-        mappings: procfs::mappings(file("smaps")?, &report.fs_types)?,
+        mappings: procfs::mappings(file("smaps")?, &report.files_mapped)?,
         cma: procfs::cma(file("kmsg")?)?,
         ram: procfs::ram(file("iomem")?)?,
         regions: report.regions,
@@ -121,6 +158,8 @@ fn describe(snapshot: &Snapshot) {
         let [none, ordinary, movable, cma] = counts;
         println!("{:22}{none:>9}{ordinary:>9}{movable:>9}{cma:>9}", region.name);
     }
+    let refused = snapshot.verdicts.iter().filter(|verdict| verdict.errno != 0).count();
+    println!("verdicts  {}, {refused} of them refusals", snapshot.verdicts.len());
     if snapshot.cma.is_empty() {
         println!(
             "note      this kernel has no contiguous allocator (CONFIG_CMA): no frame is in CMA"

@@ -100,10 +100,18 @@ pub(crate) const VALGRIND: Need = Need::debian("valgrind", "valgrind");
 
 pub(crate) const QEMU: Need = Need::debian("qemu-system-x86_64", "qemu-system-x86");
 
+/// Packs the modules of kernels since 6.12.
+pub(crate) const XZ: Need = Need::debian("xz", "xz-utils");
+pub(crate) const MKFS: Need = Need {
+    name: "mkfs.ext4",
+    probe: Probe::File("/usr/sbin/mkfs.ext4"),
+    from: From::Debian("e2fsprogs"),
+};
+
 /// A kernel to boot: a package that is unpacked under `target`, never installed.
 pub(crate) const KERNEL: Need = Need {
     name: "a Debian kernel",
-    probe: Probe::Asks(|| kernel::newest(&root().join("target/kernels")).is_some()),
+    probe: Probe::Asks(|| !kernel::unpacked(&root().join("target/kernels")).is_empty()),
     from: From::Command(
         "cargo xtask capture --arch x86_64 --fetch --out target/capture/fetched.snap",
     ),

@@ -83,7 +83,7 @@ pub(crate) const EXTRA: &[Tier] = &[
         "capture",
         "a fresh kernel's tables, pinned by pin_guest",
         "0.5",
-        &[&need::QEMU, &need::CC, &need::KERNEL],
+        &[&need::QEMU, &need::CC, &need::XZ, &need::MKFS, &need::KERNEL],
         extra::capture,
     ),
     Tier::new("deny", "licences, bans, sources", "0.1", &[&need::CARGO_DENY], extra::deny),

@@ -142,7 +142,7 @@ pub struct Mapping {
 /// Memory that the process laid out to show one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Which case; the names are explained in `xtask/capture/init.c`.
+    /// Which case; the names are explained in `xtask/capture`.
     pub name: String,
     /// First address.
     pub start: u64,

@@ -7,6 +7,17 @@ use pinfold_sim::snapshot::{Mapping, Snapshot};
 
 use super::tables::{Found, find};
 
+/// Bit of a `/proc/self/pagemap` word: the page is in a swap area.
+const PAGEMAP_SWAPPED: u64 = 1 << 62;
+
+/// What the kernel says of a page.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    Nothing,
+    Swapped,
+    Frame(u64),
+}
+
 /// At most this many differences are told.
 const SHOWN: usize = 5;
 
@@ -18,7 +29,11 @@ pub(super) fn agree(snapshot: &Snapshot) -> Result<(), String> {
     for run in &snapshot.pages {
         for page in 0..run.count {
             let va = run.va + (page << snapshot.base_shift);
-            let said = run.frame().map(|frame| frame + page);
+            let said = match run.frame() {
+                Some(frame) => Said::Frame(frame + page),
+                None if run.pagemap & PAGEMAP_SWAPPED != 0 => Said::Swapped,
+                None => Said::Nothing,
+            };
             let found = find(&tables, snapshot.root, snapshot.levels, va)?;
             let mapping = snapshot.mappings.iter().find(|m| m.start <= va && va < m.end);
             if !mapping.is_some_and(|mapping| explained(found, said, mapping)) {
@@ -37,14 +52,16 @@ pub(super) fn agree(snapshot: &Snapshot) -> Result<(), String> {
 }
 
 /// Whether the tables may look like that where the kernel says so.
-fn explained(found: Found, said: Option<u64>, mapping: &Mapping) -> bool {
+fn explained(found: Found, said: Said, mapping: &Mapping) -> bool {
     let no_access = !mapping.readable && !mapping.writable && !mapping.executable;
     match (found, said) {
-        (Found::Empty, None) => true,
-        (Found::Frame(frame), Some(said)) => frame == said,
-        (Found::Hidden(frame), Some(said)) => no_access && frame == said,
+        (Found::Empty, Said::Nothing) => true,
+        (Found::Frame(frame), Said::Frame(said)) => frame == said,
+        (Found::Hidden(frame), Said::Frame(said)) => no_access && frame == said,
+        // The entry says where in the swap area.
+        (Found::Hidden(_), Said::Swapped) => true,
         // Device memory has no frame in the kernel's books.
-        (Found::Frame(_), None) => mapping.flags.iter().any(|flag| flag == "pf"),
-        (Found::Empty, Some(_)) | (Found::Hidden(_), None) => false,
+        (Found::Frame(_), Said::Nothing) => mapping.flags.iter().any(|flag| flag == "pf"),
+        _ => false,
     }
 }

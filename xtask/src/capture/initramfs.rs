@@ -1,10 +1,12 @@
-//! What the kernel boots into: `xtask/capture/init.c`, compiled, in a cpio archive.
+//! What the kernel boots into: the files of `xtask/capture`, compiled, and the modules for them to
+//! load, in a cpio archive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::kernel::missing;
+use super::modules::Module;
 use crate::command::root;
 
 const FLAGS: [&str; 11] = [
@@ -21,8 +23,12 @@ const FLAGS: [&str; 11] = [
     "-Wl,--build-id=none",
 ];
 
+const SOURCES: &str = "xtask/capture";
+/// Names the modules, in their order, one in a line.
+const LIST: &str = "modules";
+
 /// Compiles init and packs it; returns the archive's path in `work`.
-pub(super) fn build(work: &Path) -> Result<PathBuf, String> {
+pub(super) fn build(work: &Path, modules: &[Module]) -> Result<PathBuf, String> {
     let (compiler, package) = if cfg!(target_arch = "x86_64") {
         ("gcc", "gcc")
     } else {
@@ -33,19 +39,38 @@ pub(super) fn build(work: &Path) -> Result<PathBuf, String> {
         .args(FLAGS)
         .arg("-o")
         .arg(&init)
-        .arg(root().join("xtask/capture/init.c"))
+        .args(sources()?)
         .status()
         .map_err(|error| missing(compiler, package, &error))?;
     if !status.success() {
-        return Err(format!("{compiler} did not compile xtask/capture/init.c: {status}"));
+        return Err(format!("{compiler} did not compile {SOURCES}: {status}"));
     }
     let program = fs::read(&init).map_err(|error| format!("{}: {error}", init.display()))?;
     let mut archive = Vec::new();
     entry(&mut archive, "init", 0o100_755, &program);
+    let files = modules.iter().map(|module| (format!("{}.ko", module.name), &module.code));
+    let mut list = String::new();
+    for (name, code) in files {
+        entry(&mut archive, &name, 0o100_644, code);
+        list.push_str(&name);
+        list.push('\n');
+    }
+    entry(&mut archive, LIST, 0o100_644, list.as_bytes());
     entry(&mut archive, "TRAILER!!!", 0, &[]);
     let path = work.join("initramfs.cpio");
     fs::write(&path, archive).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(path)
+}
+
+fn sources() -> Result<Vec<PathBuf>, String> {
+    let directory = root().join(SOURCES);
+    let entries =
+        fs::read_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut paths: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "c")).collect();
+    paths.sort();
+    Ok(paths)
 }
 
 /// One file in the "new ASCII" form of cpio: a header of hexadecimal numbers, the name, the

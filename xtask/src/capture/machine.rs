@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::disk;
 use super::kernel::missing;
 use super::options::Options;
 
@@ -21,6 +22,11 @@ const STOPS: u32 = 20;
 const OUTPUT: &str = "init.log";
 const CONSOLE: &str = "console.log";
 const TABLE: &str = "table.bin";
+/// A line for init, and the port that it comes through.
+const INPUT: &str = "go.txt";
+const GO: &str = "go";
+/// Same content, one for files and one for DAX; what the machine writes stays in its memory.
+const DISKS: [&str; 2] = ["disk0", "disk1"];
 
 /// A running or stopped machine; it ends with this value.
 #[derive(Debug)]
@@ -52,16 +58,14 @@ impl Machine {
         options: &Options,
         kernel: &Path,
         initramfs: &Path,
+        with_disk: bool,
         work: &Path,
     ) -> Result<Self, String> {
         for log in [OUTPUT, CONSOLE] {
             fs::write(work.join(log), "").map_err(|error| format!("{log}: {error}"))?;
         }
         let mut child = Command::new(QEMU)
-            .args(["-M", "q35", "-accel", "tcg", "-cpu", "max,la57=off", "-smp", "1"])
-            .args(["-device", "edu,addr=5", "-display", "none", "-no-reboot", "-qmp", "stdio"])
-            .args(["-serial", &format!("file:{CONSOLE}"), "-serial", &format!("file:{OUTPUT}")])
-            .args(["-m", &options.memory, "-append", &options.command_line()])
+            .args(arguments(options, with_disk))
             .arg("-kernel")
             .arg(kernel)
             .arg("-initrd")
@@ -80,27 +84,55 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Waits until init has printed all, with a sign of life each second.
-    pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
+    /// Waits until init has printed a line, with a sign of life each second.
+    pub(super) fn wait_for(&mut self, line: &str, doing: &str) -> Result<(), String> {
         let begin = Instant::now();
         let mut shown = 0;
         loop {
-            if self.output()?.lines().any(|line| line == "READY") {
-                println!("ready     after {:.1} s", begin.elapsed().as_secs_f32());
+            let output = self.output()?;
+            if output.lines().any(|printed| printed == line) {
+                println!("{doing:<9} took {:.1} s", begin.elapsed().as_secs_f32());
                 return Ok(());
             }
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(format!("{QEMU} ended: {status}; {}", self.last_line()));
             }
             if begin.elapsed() > PATIENCE {
-                return Err(format!("init was not ready in five minutes; {}", self.last_line()));
+                return Err(format!("no {line} in five minutes; {}", self.last_line()));
             }
             if begin.elapsed().as_secs() > shown {
                 shown = begin.elapsed().as_secs();
-                println!("booting   {shown} s");
+                let answers = output.lines().filter(|printed| printed.starts_with("V ")).count();
+                let answers =
+                    if answers > 0 { format!(", {answers} answers") } else { String::new() };
+                println!("{doing:<9} {shown} s{answers}");
             }
             sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Lets the machine run again, and tells init to ask: one line on its third serial port, which
+    /// was connected to nothing until now.
+    pub(super) fn go_on(&mut self) -> Result<(), String> {
+        fs::write(self.work.join(INPUT), "\n").map_err(|error| format!("{INPUT}: {error}"))?;
+        self.command("cont", "{}")?;
+        let file = format!("{{\"out\": \"/dev/null\", \"in\": \"{INPUT}\"}}");
+        let backend = format!("{{\"type\": \"file\", \"data\": {file}}}");
+        let arguments = format!("{{\"id\": \"{GO}\", \"backend\": {backend}}}");
+        self.command("chardev-change", &arguments).map(drop)
+    }
+
+    /// Places in the kernel that complained of something, as it names them.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let console = fs::read(self.work.join(CONSOLE)).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let mut found: Vec<String> = ["WARNING: ", "BUG: "]
+            .iter()
+            .flat_map(|word| console.lines().filter_map(move |line| line.split_once(word)))
+            .map(|(_, what)| what.trim().to_owned())
+            .collect();
+        found.dedup();
+        found
     }
 
     fn last_line(&self) -> String {
@@ -184,6 +216,33 @@ impl Machine {
             }
         }
     }
+}
+
+/// The machine: one device with memory for the process, one behind the IOMMU to ask through.
+fn arguments(options: &Options, with_disk: bool) -> Vec<String> {
+    let cpu = if options.five_levels { "max" } else { "max,la57=off" };
+    let (console, output) = (format!("file:{CONSOLE}"), format!("file:{OUTPUT}"));
+    let (go, to_go) = (format!("null,id={GO}"), format!("chardev:{GO}"));
+    let memory = format!("{},maxmem=4G", options.memory);
+    let line = options.command_line();
+    let mut all: Vec<String> = [
+        ["-M", "q35", "-accel", "tcg", "-cpu", cpu, "-smp", "1", "-display", "none"].as_slice(),
+        &["-no-reboot", "-qmp", "stdio", "-device", "intel-iommu"],
+        &["-device", "edu,addr=5", "-device", "edu,addr=6"],
+        &["-serial", &console, "-serial", &output, "-chardev", &go, "-serial", &to_go],
+        &["-m", &memory, "-append", &line],
+    ]
+    .concat()
+    .into_iter()
+    .map(str::to_owned)
+    .collect();
+    for name in DISKS.iter().filter(|_| with_disk) {
+        let (path, size) = (disk::IMAGE, disk::BYTES);
+        let memory = format!("memory-backend-file,id={name},mem-path={path},size={size},share=off");
+        let device = format!("virtio-pmem-pci,memdev={name}");
+        all.extend(["-object".to_owned(), memory, "-device".to_owned(), device]);
+    }
+    all
 }
 
 /// The text of a reply that is one JSON string; all its escapes are of white space here.

@@ -4,11 +4,19 @@ use std::collections::BTreeMap;
 
 use pinfold_sim::snapshot::{FrameRange, Mapping, Zone};
 
+use super::report::MappedFile;
+
+/// Stands among the kernel's own flags, which have two letters.
+const DAX: &str = "dax";
+
 /// `/proc/self/smaps`, without the kernel's own page above the user half.
-pub(super) fn mappings(smaps: &str, fs_types: &BTreeMap<u64, u64>) -> Result<Vec<Mapping>, String> {
+pub(super) fn mappings(
+    smaps: &str,
+    files: &BTreeMap<u64, MappedFile>,
+) -> Result<Vec<Mapping>, String> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in smaps.lines() {
-        if let Some(mapping) = heading(line, fs_types) {
+        if let Some(mapping) = heading(line, files) {
             mappings.push(mapping);
         } else if let Some(last) = mappings.last_mut() {
             if let Some(size) = line.strip_prefix("KernelPageSize:") {
@@ -16,6 +24,11 @@ pub(super) fn mappings(smaps: &str, fs_types: &BTreeMap<u64, u64>) -> Result<Vec
             } else if let Some(flags) = line.strip_prefix("VmFlags:") {
                 last.flags = flags.split_whitespace().map(str::to_owned).collect();
             }
+        }
+    }
+    for mapping in &mut mappings {
+        if files.get(&mapping.start).is_some_and(|file| file.dax) {
+            mapping.flags.push(DAX.to_owned());
         }
     }
     mappings.retain(|mapping| mapping.start >> 63 == 0);
@@ -26,7 +39,7 @@ pub(super) fn mappings(smaps: &str, fs_types: &BTreeMap<u64, u64>) -> Result<Vec
 }
 
 /// `start-end rwxp offset device inode name`
-fn heading(line: &str, fs_types: &BTreeMap<u64, u64>) -> Option<Mapping> {
+fn heading(line: &str, files: &BTreeMap<u64, MappedFile>) -> Option<Mapping> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let (start, end) = (hex(start)?, hex(end)?);
@@ -42,7 +55,7 @@ fn heading(line: &str, fs_types: &BTreeMap<u64, u64>) -> Option<Mapping> {
         executable: rights.contains('x'),
         shared: rights.contains('s'),
         flags: Vec::new(),
-        fs_type: fs_types.get(&start).copied().unwrap_or(0),
+        fs_type: files.get(&start).map_or(0, |file| file.fs_type),
         page_size_kib: 0,
         offset,
     })
@@ -136,11 +149,12 @@ mod tests {
             ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0  [vsyscall]\n\
             KernelPageSize:        4 kB\n\
             VmFlags: ex \n";
-        let found = mappings(text, &BTreeMap::from([(0x40_0000, 0x1234)])).expect("well formed");
+        let file = MappedFile { fs_type: 0x1234, dax: true };
+        let found = mappings(text, &BTreeMap::from([(0x40_0000, file)])).expect("well formed");
         let [mapping] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!((mapping.start, mapping.end, mapping.offset), (0x40_0000, 0x40_1000, 0x1000));
         assert_eq!((mapping.name.as_str(), mapping.fs_type), ("/a file (deleted)", 0x1234));
-        assert_eq!((mapping.page_size_kib, mapping.flags.len()), (2048, 3));
+        assert_eq!((mapping.page_size_kib, mapping.flags.join(" ")), (2048, "rd ex mr dax".into()));
         assert!(mapping.readable && mapping.executable && !mapping.writable && !mapping.shared);
     }
 

@@ -1,8 +1,25 @@
-//! Reads what `xtask/capture/init.c` printed; its head comment lists the kinds of lines.
+//! Reads what init printed; the head comment of `xtask/capture/init.c` lists the kinds of lines.
 
 use std::collections::BTreeMap;
 
-use pinfold_sim::snapshot::{PageRun, Region};
+use pinfold_sim::snapshot::{PageRun, Region, Verdict};
+
+/// All was laid out and described.
+pub(super) const READY: &str = "READY";
+/// All was asked.
+pub(super) const DONE: &str = "DONE";
+
+/// The file behind a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MappedFile {
+    /// File-system type, as in `statfs`.
+    pub(super) fs_type: u64,
+    /// Whether its pages are the disk's own memory.
+    pub(super) dax: bool,
+}
+
+/// `STATX_ATTR_DAX`
+const ATTR_DAX: u64 = 0x20_0000;
 
 /// Everything that init said.
 #[derive(Debug, Default)]
@@ -10,21 +27,29 @@ pub(super) struct Report {
     pub(super) regions: Vec<Region>,
     /// Sorted by address.
     pub(super) pages: Vec<PageRun>,
-    /// File-system type by the start of the mapping.
-    pub(super) fs_types: BTreeMap<u64, u64>,
+    /// What is behind a mapping, by its start.
+    pub(super) files_mapped: BTreeMap<u64, MappedFile>,
+    /// In the order of asking.
+    pub(super) verdicts: Vec<Verdict>,
     /// First frame, number of frames and the masked kpageflags of each of them.
     pub(super) frames: Vec<[u64; 3]>,
     pub(super) warnings: Vec<String>,
+    warnings_while_laying_out: usize,
     files: BTreeMap<String, String>,
 }
 
 impl Report {
+    /// Reads all whole lines: init may be cut off while it asks.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut report = Self::default();
-        let mut lines = text.lines();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut lines = whole.lines();
         while let Some(line) = lines.next() {
-            if line == "READY" {
-                break;
+            if line == READY {
+                report.warnings_while_laying_out = report.warnings.len();
+            }
+            if line == READY || line == DONE {
+                continue;
             }
             if let Some(name) = line.strip_prefix("F ") {
                 let end = format!("E {name}");
@@ -54,13 +79,20 @@ impl Report {
                 self.pages.push(PageRun { va, pagemap, kpageflags, kpagecount, count });
             }
             "T" => {
-                let [start, magic] = numbers(rest)?;
-                self.fs_types.insert(start, magic);
+                let [start, fs_type, attributes] = numbers(rest)?;
+                let dax = attributes & ATTR_DAX != 0;
+                self.files_mapped.insert(start, MappedFile { fs_type, dax });
             }
             "K" => self.frames.push(numbers(rest)?),
+            "V" => self.verdicts.push(verdict(rest)?),
             _ => return None,
         }
         Some(())
+    }
+
+    /// Those that have to do with asking.
+    pub(super) fn warnings_after_ready(&self) -> &[String] {
+        &self.warnings[self.warnings_while_laying_out..]
     }
 
     /// A file of /proc that init printed whole.
@@ -70,8 +102,70 @@ impl Report {
     }
 }
 
+/// `asker access whole start pages errno`
+fn verdict(text: &str) -> Option<Verdict> {
+    let (asker, rest) = text.split_once(' ')?;
+    let (access, rest) = rest.split_once(' ')?;
+    let write = match access {
+        "r" => false,
+        "w" => true,
+        _ => return None,
+    };
+    let [whole, start, pages, errno] = numbers(rest)?;
+    let errno = u16::try_from(errno).ok()?;
+    Some(Verdict { asker: asker.to_owned(), write, whole: whole == 1, start, pages, errno })
+}
+
 fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
     let parse = |word| u64::from_str_radix(word, 16).ok();
     let numbers: Option<Vec<u64>> = text.split(' ').map(parse).collect();
     numbers?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only_verdict(line: &str) -> Option<Verdict> {
+        Report::read(line).ok()?.verdicts.pop()
+    }
+
+    #[test]
+    fn answers_before_and_after_the_capture() {
+        let text = "W high c\nR small 1000 2 1\nF release\nREADY\nE release\nREADY\n\
+                    V vfio r 1 1000 2 0\nV io_uring w 0 1000 1 5f\nDONE\nV vfi";
+        let report = Report::read(text).expect("well formed");
+        assert_eq!(report.file("release"), Ok("READY"));
+        assert_eq!((report.warnings.len(), report.regions.len()), (1, 1));
+        let [first, second] = report.verdicts.as_slice() else { panic!("{report:?}") };
+        let asked = Verdict {
+            asker: "vfio".into(),
+            write: false,
+            whole: true,
+            start: 0x1000,
+            pages: 2,
+            errno: 0,
+        };
+        assert_eq!(*first, asked);
+        assert_eq!((second.asker.as_str(), second.write, second.whole), ("io_uring", true, false));
+        assert_eq!((second.pages, second.errno), (1, 95));
+    }
+
+    #[test]
+    fn answers_that_are_none() {
+        assert!(only_verdict("V vfio r 0 1000 1 0\n").is_some());
+        for line in ["V vfio x 0 1000 1 0\n", "V vfio r 0 1000 1\n", "V vfio r 0 1000 1 10000\n"] {
+            assert!(Report::read(line).is_err(), "{line}");
+        }
+        // Cut off in the middle.
+        assert!(only_verdict("V vfio r 0 1000 1 0").is_none());
+    }
+
+    #[test]
+    fn files_on_persistent_memory() {
+        let report = Report::read("T 1000 ef53 200000\nT 3000 ef53 0\n").expect("well formed");
+        let mapped = |start| report.files_mapped[&start];
+        assert_eq!(mapped(0x1000), MappedFile { fs_type: 0xef53, dax: true });
+        assert_eq!(mapped(0x3000), MappedFile { fs_type: 0xef53, dax: false });
+    }
 }

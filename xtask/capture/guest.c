@@ -1,0 +1,119 @@
+/* The guest's memory: one range of addresses with every kind of page. */
+
+#include "init.h"
+
+/* Across the border of two entries of the root table. */
+#define GUEST (160 * SPAN - 40 * MIB)
+#define ROUNDS 3
+
+enum kind { FORWARD, BACKWARD, SCATTERED, HOLED, WHOLE, PART, READ, NEVER, SPLIT };
+
+static struct part {
+	const char *name;
+	u64 bytes;
+	enum kind touch;
+	enum { SMALL, HUGE, MEMFD, MEMFD_HUGE, POOL } memory;
+	u64 at;
+} guest[] = {
+	{ "small", 11 * MIB, FORWARD, SMALL, 0 },	/* anonymous 4 KiB pages */
+	{ "scattered", MIB / 2, SCATTERED, SMALL, 0 },	/* short runs of frames */
+	{ "backward", MIB / 2, BACKWARD, SMALL, 0 },	/* frames run against addresses */
+	{ "thp", 24 * MIB, WHOLE, HUGE, 0 },		/* anonymous 2 MiB pages */
+	{ "thp_split", 6 * MIB, SPLIT, HUGE, 0 },	/* mapped by 4 KiB entries */
+	{ "memfd", 2 * MIB, HOLED, MEMFD, 0 },		/* shared memory with holes */
+	{ "hugetlb", 12 * MIB, WHOLE, POOL, 0 },
+	{ "untouched", 4 * MIB, NEVER, SMALL, 0 },
+	{ "zero", 2 * MIB, PART, SMALL, 0 },		/* the first pages were read */
+	{ "zero_thp", 4 * MIB, READ, HUGE, 0 },		/* the huge zero page */
+	{ "memfd_thp", 6 * MIB, WHOLE, MEMFD_HUGE, 0 },	/* shared 2 MiB pages */
+	{ "thp_more", 24 * MIB, WHOLE, HUGE, 0 },
+};
+#define PARTS (sizeof guest / sizeof *guest)
+
+/* Touches the part's share of round `round`, so that every part gets frames
+   from all zones: the first round finds the movable zone empty, the last one
+   finds it full. */
+static void touch(struct part *p, u64 round)
+{
+	u64 from = p->at + p->bytes / ROUNDS / LEAF * LEAF * round;
+	u64 to = round + 1 == ROUNDS ? p->at + p->bytes : from + p->bytes / ROUNDS / LEAF * LEAF;
+	if (p->bytes < ROUNDS * LEAF) {
+		from = p->at + p->bytes / ROUNDS / PAGE * PAGE * round;
+		to = round + 1 == ROUNDS ? p->at + p->bytes : from + p->bytes / ROUNDS / PAGE * PAGE;
+	}
+	switch (p->touch) {
+	case FORWARD:
+		for (u64 a = from; a < to; a += PAGE)
+			dirty(a);
+		break;
+	case BACKWARD:
+		for (u64 a = to; a > from; a -= PAGE)
+			dirty(a - PAGE);
+		break;
+	case SCATTERED:	/* groups of 8 pages, in the order 0 3 6 1 4 7 2 5 */
+		for (u64 i = 0, n = (to - from) / (8 * PAGE); i < n; i++) {
+			u64 g = (i & ~7UL) | (i * 3 & 7);
+			for (u64 k = 0; g < n && k < 8; k++)
+				dirty(from + (g * 8 + k) * PAGE);
+		}
+		break;
+	case HOLED:	/* every fourth group of 32 pages stays a hole */
+		for (u64 a = from; a < to; a += PAGE)
+			if ((a / PAGE & 127) < 96)
+				dirty(a);
+		break;
+	case WHOLE:
+	case SPLIT:
+		for (u64 a = from; a < to; a += LEAF)
+			dirty(a);
+		break;
+	case PART:
+		for (u64 i = 0; round == 0 && i < 96; i++)
+			look(p->at + i * PAGE);
+		break;
+	case READ:
+		for (u64 a = p->at; round == 0 && a < p->at + p->bytes; a += LEAF)
+			look(a);
+		break;
+	case NEVER:
+		break;
+	}
+}
+
+static long new_memfd(const char *name, u64 bytes)
+{
+	long fd = call(SYS_memfd_create, (long)name, 0, 0, 0, 0, 0);
+	if (!ERR(fd))
+		call(SYS_ftruncate, fd, bytes, 0, 0, 0, 0);
+	return fd;
+}
+
+void lay_out_guest(void)
+{
+	u64 at = GUEST;
+	for (u64 i = 0; i < PARTS; at += guest[i++].bytes) {
+		struct part *p = &guest[i];
+		int shared = p->memory == MEMFD || p->memory == MEMFD_HUGE;
+		long fd = shared ? new_memfd(p->name, p->bytes) : -1;
+		int flags = shared ? SHARED : p->memory == POOL ? PRIVATE | ANON | HUGETLB | LATER : PRIVATE | ANON;
+		long r;
+		p->at = at;
+		r = map(at, p->bytes, RW, flags, fd, 0);
+		if (ERR(r))
+			warn(p->name, r);
+		if (p->memory != POOL)
+			advise(at, p->bytes,
+			       p->memory == HUGE || p->memory == MEMFD_HUGE ? ADV_HUGE : ADV_NOHUGE);
+		region(p->name, at, p->bytes, 1);
+	}
+	for (u64 round = 0; round < ROUNDS; round++) {
+		write_file("/proc/sys/vm/nr_hugepages", (const char *[]){ "2", "4", "6" }[round]);
+		for (u64 i = 0; i < PARTS; i++)
+			touch(&guest[i], round);
+	}
+	for (u64 i = 0; i < PARTS; i++)
+		for (u64 a = guest[i].at; guest[i].touch == SPLIT && a < guest[i].at + guest[i].bytes; a += LEAF) {
+			call(SYS_mprotect, a + 37 * PAGE, PAGE, RD, 0, 0, 0);
+			call(SYS_mprotect, a + 37 * PAGE, PAGE, RW, 0, 0, 0);
+		}
+}
