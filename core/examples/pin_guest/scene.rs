@@ -1,16 +1,16 @@
-//! The captured machine, and what there is to know about the guest in it.
+//! Measures: where the guest's pages are, how they are counted, what a walk finds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::path::Path;
 
-use pinfold::folio::FolioFlags;
+use pinfold::folio::{FolioFlags, FolioKind};
 use pinfold::sync::Word;
 use pinfold::table::PinTable;
 use pinfold::walk::{Extent, RangeWalk};
 use pinfold::{Access, AddrRange, Order, PageCount, PageShift, PinRequest, VirtAddr};
-use pinfold_sim::snapshot::{FrameClass, FrameRange, Snapshot};
-use pinfold_sim::{ContigError, Machine, Ram, Replica};
+use pinfold_sim::{ContigError, FrameRange, Machine};
+
+use crate::stage::Stage;
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -19,32 +19,11 @@ pub(crate) type Fallible<T> = Result<T, Box<dyn Error>>;
 pub(crate) struct Page {
     pub(crate) frame: u64,
     pub(crate) order: u8,
+    pub(crate) kind: FolioKind,
     pub(crate) zero: bool,
     pub(crate) dirty: bool,
     pub(crate) references: u32,
     pub(crate) pins: u32,
-}
-
-/// The snapshot in a file, and whether a CMA area was added to it.
-pub(crate) fn load(path: &Path) -> Fallible<(Snapshot, bool)> {
-    let about = |error: &dyn Error| format!("{}: {error}", path.display());
-    let bytes = std::fs::read(path);
-    let bytes = bytes.map_err(|error| format!("cannot read {}", about(&error)))?;
-    let mut snapshot = Snapshot::parse(&bytes).map_err(|error| about(&error))?;
-    let layout = Replica::layout(&snapshot).map_err(|error| about(&error))?;
-    let overlay = snapshot.cma.is_empty();
-    if overlay {
-        // What follows may rely on a snapshot that does not contradict itself.
-        Replica::new(&Ram::new(&layout), &snapshot).map_err(|error| about(&error))?;
-        overlay_area(&mut snapshot)?;
-    }
-    Ok((snapshot, overlay))
-}
-
-/// The range of the guest's memory.
-pub(crate) fn guest(snapshot: &Snapshot) -> Fallible<AddrRange> {
-    let (start, pages) = snapshot.guest().ok_or("the snapshot has no guest in one range")?;
-    range(start, pages)
 }
 
 pub(crate) fn range(start: u64, pages: u64) -> Fallible<AddrRange> {
@@ -62,54 +41,12 @@ pub(crate) fn words(range: &AddrRange) -> Fallible<Vec<Word>> {
     Ok((0..words).map(|_| Word::new(0)).collect())
 }
 
-/// Declares a CMA area where the kernel had none: over the frames in a row, none of them the
-/// kernel's, that hold most of the guest.
-fn overlay_area(snapshot: &mut Snapshot) -> Fallible<()> {
-    let guest: BTreeSet<u64> = said(snapshot, &guest(snapshot)?).into_values().collect();
-    let tables: BTreeSet<u64> = snapshot.tables.iter().map(|table| table.addr >> 12).collect();
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    let movable =
-        |class| matches!(class, FrameClass::Free | FrameClass::Process | FrameClass::Movable);
-    for run in snapshot.memory.iter().filter(|run| movable(run.class)) {
-        let zone = snapshot
-            .zones
-            .iter()
-            .find(|zone| (zone.start_pfn..zone.start_pfn + zone.spanned).contains(&run.start_pfn));
-        let end = run.start_pfn + run.frames;
-        if zone.is_none_or(|zone| zone.name == "Movable" || end > zone.start_pfn + zone.spanned)
-            || tables.range(run.start_pfn..end).next().is_some()
-        {
-            continue;
-        }
-        let border = zone.is_some_and(|zone| zone.start_pfn == run.start_pfn);
-        match runs.last_mut() {
-            Some((_, last)) if *last == run.start_pfn && !border => *last = end,
-            _ => runs.push((run.start_pfn, end)),
-        }
-    }
-    // Free memory elsewhere must be left to move the guest to.
-    let of_guest = |(start, end): &(u64, u64)| guest.range(*start..*end).count();
-    let cut = runs.iter().map(|(start, end)| {
-        let last = guest.range(*start..*end).next_back().map_or(*start, |last| last + 1);
-        (*start, last)
-    });
-    let (start, end) = cut.max_by_key(of_guest).ok_or("no memory for a CMA area")?;
-    let name = "overlay".to_owned();
-    snapshot.cma.push(FrameRange { start_pfn: start, frames: end - start, name });
-    Ok(())
-}
+/// Every page of the guest that is present, by address.
+pub(crate) type Pages = BTreeMap<u64, Page>;
 
-/// The frame that the kernel names for each page of a range.
-pub(crate) fn said(snapshot: &Snapshot, range: &AddrRange) -> BTreeMap<u64, u64> {
-    let pages = snapshot.pages.iter().filter_map(|run| Some((run, run.frame()?)));
-    let pages =
-        pages.flat_map(|(run, frame)| (0..run.count).map(move |i| (run.va + (i << 12), frame + i)));
-    pages.filter(|(va, _)| range.contains(VirtAddr::new(*va))).collect()
-}
-
-/// Every page of the range that is present.
-pub(crate) fn pages(replica: &Replica<'_>, range: &AddrRange) -> BTreeMap<u64, Page> {
-    let (machine, id) = (replica.machine(), replica.space().id());
+/// Every page of the guest that is present.
+pub(crate) fn pages(stage: &Stage<'_>) -> Pages {
+    let (machine, id, range) = (stage.machine(), stage.space().id(), &stage.guest);
     let mut pages = BTreeMap::new();
     for i in 0..range.pages().raw() {
         let va = range.start().raw() + (i << 12);
@@ -120,6 +57,7 @@ pub(crate) fn pages(replica: &Replica<'_>, range: &AddrRange) -> BTreeMap<u64, P
         let page = Page {
             frame,
             order: info.order.raw(),
+            kind: info.kind,
             zero: info.flags.contains(FolioFlags::ZERO),
             dirty: info.flags.contains(FolioFlags::DIRTY),
             references: counts.references(),
@@ -130,8 +68,16 @@ pub(crate) fn pages(replica: &Replica<'_>, range: &AddrRange) -> BTreeMap<u64, P
     pages
 }
 
+/// Without the pages of parts that must not be pinned.
+pub(crate) fn pinnable(stage: &Stage<'_>, mut pages: Pages) -> Pages {
+    for part in stage.refused() {
+        pages.retain(|va, _| !part.range.contains(VirtAddr::new(*va)));
+    }
+    pages
+}
+
 /// Frames that are the guest's own.
-pub(crate) fn own(pages: &BTreeMap<u64, Page>) -> BTreeSet<u64> {
+pub(crate) fn own(pages: &Pages) -> BTreeSet<u64> {
     pages.values().filter(|page| !page.zero).map(|page| page.frame).collect()
 }
 
@@ -145,11 +91,13 @@ pub(crate) struct Walked {
     pub(crate) absent: u64,
     /// By order of the folio: runs and pages.
     pub(crate) sizes: BTreeMap<u8, (u64, u64)>,
+    /// The frame behind each address.
+    pub(crate) frames: BTreeMap<u64, u64>,
 }
 
-pub(crate) fn walk(replica: &Replica<'_>, range: &AddrRange) -> Fallible<Walked> {
-    let (machine, space) = (replica.machine(), replica.space());
-    let mut walk = RangeWalk::new(space.format(), space.root(), machine, *range)?;
+pub(crate) fn walk(stage: &Stage<'_>) -> Fallible<Walked> {
+    let (machine, space) = (stage.machine(), stage.space());
+    let mut walk = RangeWalk::new(space.format(), space.root(), machine, stage.guest)?;
     let mut found = Walked::default();
     while let Some(extent) = walk.next_extent()? {
         match extent {
@@ -159,6 +107,8 @@ pub(crate) fn walk(replica: &Replica<'_>, range: &AddrRange) -> Fallible<Walked>
             }
             Extent::Leaf(run) => {
                 found.runs += 1;
+                let (va, frame) = (run.va.raw(), run.pfn.raw());
+                found.frames.extend((0..run.pages.raw()).map(|i| (va + (i << 12), frame + i)));
                 let (mut at, mut last) = (0, None);
                 while at < run.pages.raw() {
                     let folio = run.pfn.checked_add(PageCount::new(at));
@@ -185,15 +135,7 @@ pub(crate) fn hpt_pages(machine: &Machine<'_>) -> (u64, u64) {
 }
 
 /// Allocates it as POWER does: at any multiple of 256 KiB.
-pub(crate) fn allocate_hpt(machine: &Machine<'_>) -> Result<pinfold_sim::FrameRange, ContigError> {
+pub(crate) fn allocate_hpt(machine: &Machine<'_>) -> Result<FrameRange, ContigError> {
     let align = Order::new(6).ok_or(ContigError::NoRoom)?;
     machine.alloc_contig_aligned(0, hpt_pages(machine).1, align)
-}
-
-/// Whether the kernel must be able to take this frame back.
-pub(crate) fn is_kept(snapshot: &Snapshot, frame: u64) -> bool {
-    let zones = snapshot.zones.iter().filter(|zone| zone.name == "Movable");
-    let zones = zones.map(|zone| (zone.start_pfn, zone.spanned));
-    let areas = snapshot.cma.iter().map(|area| (area.start_pfn, area.frames));
-    zones.chain(areas).any(|(start, frames)| (start..start + frames).contains(&frame))
 }

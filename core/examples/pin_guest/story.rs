@@ -2,25 +2,48 @@
 
 use std::collections::BTreeMap;
 
-use pinfold::host::MigrateError;
+use pinfold::pin::{PinCause, PinError, Pinned, UnpinError, Unpinned};
 use pinfold::table::{PinTable, TooHard};
-use pinfold::{Access, AccountId, AddrRange, Dirtied, Engine, PinFlags, PinRequest, VirtAddr};
+use pinfold::{Access, AccountId, AddrRange, Dirtied, Engine, PinRequest, VirtAddr};
+use pinfold_sim::Machine;
 use pinfold_sim::model::Model;
 use pinfold_sim::snapshot::Snapshot;
-use pinfold_sim::{ContigError, FrameRange, Machine, Ram, Replica};
 
+use crate::capture;
 use crate::host::Observed;
 use crate::output::{By, Output, plain, size};
-use crate::scene::{self, Fallible, Page};
+use crate::scenario::Scenario;
+use crate::scene::{self, Fallible, Page, Pages};
+use crate::stage::{Part, Source, Stage};
+use crate::survey::{Fate, Lies};
 
-type Pages = BTreeMap<u64, Page>;
-
-/// Where the snapshot is from.
-pub(crate) fn origin(out: &mut Output, snapshot: &Snapshot, guest: &AddrRange, overlay: bool) {
-    out.line("Pinning a guest's memory for a device, as a real kernel had it. Who says so:");
+/// Where the guest is from.
+pub(crate) fn origin(out: &mut Output, source: &Source, stage: &Stage<'_>) {
+    let what = match source {
+        Source::Captured(..) => "as a real kernel had it",
+        Source::Built(_) => "one built in memory",
+    };
+    out.line(format!("Pinning a guest's memory for a device, {what}. Who says so:"));
     out.line("  [kernel]  the captured kernel       [machine] the simulated host: faults, moves");
     out.line("  [pinfold] computed by pinfold       [overlay] added by this example");
     out.section("Where this is from");
+    match source {
+        Source::Captured(snapshot, overlay) => captured(out, snapshot, &stage.guest, *overlay),
+        Source::Built(scenario) => built(out, scenario, stage),
+    }
+    let parts: Vec<&str> = stage.parts.iter().map(|part| &*part.name).collect();
+    out.more(format!("made of {}", parts.join(", ")));
+}
+
+fn built(out: &mut Output, scenario: &Scenario, stage: &Stage<'_>) {
+    let (start, pages) = (stage.guest.start(), stage.guest.pages());
+    out.say(By::Overlay, format!("{}: {}", scenario.name, scenario.about));
+    out.say(By::Overlay, format!("expected: {}", scenario.expected));
+    let bytes = size(pages.raw());
+    out.say(By::Machine, format!("guest: {bytes} at {start}, {pages} pages"));
+}
+
+fn captured(out: &mut Output, snapshot: &Snapshot, guest: &AddrRange, overlay: bool) {
     let (release, levels) = (plain(&snapshot.kernel), snapshot.levels);
     out.say(By::Kernel, format!("Linux {release}, x86_64, {levels} levels of page tables"));
     out.say(By::Kernel, format!("command line: {}", plain(&snapshot.command_line)));
@@ -44,70 +67,17 @@ pub(crate) fn origin(out: &mut Output, snapshot: &Snapshot, guest: &AddrRange, o
     let (start, pages, tables) = (guest.start(), guest.pages(), snapshot.tables.len());
     let bytes = size(pages.raw());
     out.say(By::Kernel, format!("guest: {bytes} at {start}, {pages} pages; {tables} page tables"));
-    let parts = snapshot.regions.iter().filter(|part| part.in_guest);
-    let parts: Vec<String> = parts.map(|part| plain(&part.name)).collect();
-    out.more(format!("made of {}", parts.join(", ")));
-}
-
-/// What happened before there was a policy for long pins, on a machine of its own.
-pub(crate) fn without_policy(
-    out: &mut Output,
-    snapshot: &Snapshot,
-    guest: &AddrRange,
-) -> Fallible<()> {
-    out.section("Without the long-term policy");
-    let ram = Ram::new(&Replica::layout(snapshot)?);
-    let replica = Replica::new(&ram, snapshot)?;
-    let machine = replica.machine();
-    let (area, pages) = scene::hpt_pages(machine);
-    let (area, pages) = (size(area), size(pages));
-    out.say(
-        By::Overlay,
-        format!(
-            "Another guest starts on this host and needs a hash page table (HPT): a power of two in \
-             one piece, at a multiple of 256 KiB, from the CMA area. POWER's rule is 1/128 of a \
-             guest's RAM; here it is as large as the area allows: {pages} of {area}."
-        ),
-    );
-    let words = scene::words(guest)?;
-    let table = PinTable::new(&words)?;
-    let engine = Engine::new(Observed::new(machine, "pinning"), machine.frames());
-    let request = PinRequest { flags: PinFlags::empty(), ..scene::longterm(*guest) };
-    let pinned = engine.pin(replica.space(), &table, &request);
-    engine.host().done();
-    let pinned = pinned?;
-    let (pages, runs, moved) = (pinned.pages, pinned.runs, pinned.migrated);
-    out.say(By::Pinfold, format!("{pages} pages pinned in {runs} runs, {moved} folios moved"));
-    let hpt = scene::allocate_hpt(machine);
-    match &hpt {
-        Ok(range) => out.say(By::Machine, format!("the HPT is allocated at frame {}", range.start)),
-        Err(error) => out.say(By::Machine, format!("the HPT cannot be allocated: {error}")),
-    }
-    let blamed = hpt.is_err_and(|error| blames_a_pin(machine, &table, error));
-    out.check("without the policy the HPT cannot be had, and a pin of the guest is why", blamed);
-    engine.unpin(&table, Dirtied::All)?;
-    Ok(())
-}
-
-/// Whether the error names a folio of the table, and its pins as what was not expected.
-fn blames_a_pin(machine: &Machine<'_>, table: &PinTable<'_>, error: ContigError) -> bool {
-    let ContigError::Blocked { blocker, error } = error else { return false };
-    let MigrateError::Busy { expected, found } = error else { return false };
-    let Some(folio) = machine.frames().folio(blocker) else { return false };
-    let frames = FrameRange::new(blocker, folio.order().pages());
-    let held = table.runs().any(|run| frames.overlaps(&FrameRange::new(run.pfn, run.pages)));
-    held && machine.frames().counts_of(folio).pins() == found - expected
 }
 
 /// One pass over the guest's tables.
 pub(crate) fn walk(
     out: &mut Output,
-    snapshot: &Snapshot,
-    replica: &Replica<'_>,
-    guest: &AddrRange,
+    source: &Source,
+    stage: &Stage<'_>,
+    before: &Pages,
 ) -> Fallible<scene::Walked> {
     out.section("One pass over the guest's page tables");
-    let walked = scene::walk(replica, guest)?;
+    let walked = scene::walk(stage)?;
     let (tables, entries, runs) = (walked.tables, walked.entries, walked.runs);
     out.say(By::Pinfold, format!("{tables} tables visited, {entries} entries decoded"));
     let (holes, absent) = (walked.holes, walked.absent);
@@ -116,30 +86,76 @@ pub(crate) fn walk(
     for (order, (runs, pages)) in &walked.sizes {
         out.more(format!("{:>10} {runs:>9} {pages:>9}", size(1 << order)));
     }
-    let said = scene::said(snapshot, guest);
-    let found: BTreeMap<u64, u64> =
-        scene::pages(replica, guest).iter().map(|(va, page)| (*va, page.frame)).collect();
-    out.check("the tables lead to the frames that the kernel names, page by page", said == found);
+    let seen: BTreeMap<u64, u64> = before.iter().map(|(va, page)| (*va, page.frame)).collect();
+    out.check(
+        "the walk finds the frames that the process sees, page by page",
+        walked.frames == seen,
+    );
+    if let Source::Captured(snapshot, _) = source {
+        let said = capture::said(snapshot, &stage.guest);
+        out.check(
+            "the tables lead to the frames that the kernel names, page by page",
+            said == seen,
+        );
+    }
     Ok(walked)
 }
 
-/// The one call.
+/// All of the guest at once, where a part of it must be refused.
+pub(crate) fn refusals(out: &mut Output, stage: &Stage<'_>) -> Fallible<()> {
+    let Some(first) = stage.refused().next() else { return Ok(()) };
+    out.section("Asked for all of it: refused, because of a part of it");
+    let machine = stage.machine();
+    let words = scene::words(&stage.guest)?;
+    let table = PinTable::new(&words)?;
+    let books = Model::books(machine);
+    let engine = Engine::new(machine, machine.frames());
+    let answer = engine.pin(stage.space(), &table, &scene::longterm(stage.guest));
+    match answer {
+        Ok(_) => out.say(By::Pinfold, "pinned"),
+        Err(error) => {
+            let part = stage.part(error.at).map_or("outside the guest", |part| &part.name);
+            out.say(By::Pinfold, format!("{error} ({part})"));
+        }
+    }
+    let expected = first.refused.map(PinCause::Refused);
+    let named =
+        answer.is_err_and(|error| error.at == first.range.start() && Some(error.cause) == expected);
+    out.check("the call for all of it names the first page that must be refused", named);
+    out.check("the refused call left no pin and no charge", Model::books(machine) == books);
+    let refused = stage.refused().all(|part| {
+        let expected = part.refused.map(PinCause::Refused);
+        try_pin(stage, part, Access::READ | Access::WRITE).is_ok_and(|cause| cause == expected)
+    });
+    each(out, stage, &stage.parts)?;
+    out.check("each part that must be refused is, for the reason that is expected", refused);
+    Ok(())
+}
+
+/// The call, for each range that may be pinned.
 pub(crate) fn pin(
     out: &mut Output,
-    snapshot: &Snapshot,
-    replica: &Replica<'_>,
-    table: &PinTable<'_>,
-    guest: &AddrRange,
+    stage: &Stage<'_>,
+    asked: &[(AddrRange, PinTable<'_>)],
     before: &Pages,
 ) -> Fallible<()> {
-    out.section("The call: pin all of it for long, to read and write");
-    let machine = replica.machine();
+    out.section(match asked {
+        [_] => "The call: pin all of it for long, to read and write",
+        _ => "The calls: pin each range that may be, for long, to read and write",
+    });
+    let machine = stage.machine();
     let host = Observed::new(machine, "pinning");
-    let pinned =
-        Engine::new(&host, machine.frames()).pin(replica.space(), table, &scene::longterm(*guest));
+    let engine = Engine::new(&host, machine.frames());
+    let pin = |(range, table): &(AddrRange, PinTable<'_>)| {
+        engine.pin(stage.space(), table, &scene::longterm(*range))
+    };
+    let pinned: Result<Vec<Pinned>, PinError> = asked.iter().map(pin).collect();
     let tally = host.done();
     let pinned = pinned?;
-    let (pages, runs, tables, entries) = (pinned.pages, pinned.runs, pinned.tables, pinned.entries);
+    let sum = |of: fn(&Pinned) -> u64| pinned.iter().map(of).sum::<u64>();
+    let (pages, runs) = (sum(|pinned| pinned.pages.raw()), sum(|pinned| pinned.runs));
+    let (tables, entries) = (sum(|pinned| pinned.tables), sum(|pinned| pinned.entries));
+    let (faults, migrated) = (sum(|pinned| pinned.faults), sum(|pinned| pinned.migrated));
     out.say(By::Pinfold, format!("{pages} pages pinned in {runs} runs"));
     out.more(format!(
         "{tables} visits to tables, {entries} entries: it looks again after each fault and move"
@@ -148,150 +164,158 @@ pub(crate) fn pin(
     let zero = |va: &&u64| before.get(va).is_some_and(|page| page.zero);
     let zero = tally.faulted.iter().filter(zero).count();
     let other = tally.faulted.len() - zero - absent;
-    out.say(By::Machine, format!("{} faults, each with memory that may be pinned:", pinned.faults));
+    out.say(By::Machine, format!("{faults} faults, each with memory that may be pinned:"));
     out.more(format!("{absent:>6} where nothing had been touched"));
     out.more(format!("{zero:>6} where the page was shared zeroes"));
     if other > 0 {
         out.more(format!("{other:>6} where a write was not allowed yet"));
     }
-    out.say(
-        By::Machine,
-        format!("{} folios moved, by size and by where they were:", pinned.migrated),
-    );
+    out.say(By::Machine, format!("{migrated} folios moved, by size and by where they were:"));
     for ((why, order), folios) in &tally.moved {
         out.more(format!("{folios:>6} of {:>6}, {why}", size(1 << order)));
     }
     if tally.failed > 0 {
         out.more(format!("{:>6} attempts failed at first", tally.failed));
     }
-    let now = scene::pages(replica, guest);
-    let kept = |page: &Page| scene::is_kept(snapshot, page.frame);
-    out.check("no pinned page lies in a CMA area or a movable zone", !now.values().any(kept));
-    let exact = before
-        .iter()
-        .filter(|(_, old)| !old.zero)
-        .all(|(va, old)| now.get(va).is_some_and(|new| (new.frame != old.frame) == kept(old)));
+    let now = scene::pinnable(stage, scene::pages(stage));
+    let exact = scene::pinnable(stage, before.clone()).iter().all(|(va, old)| {
+        let kept = matches!(Lies::of(machine, Some(old)), Lies::Cma | Lies::Movable);
+        match Fate::of(Some(old), now.get(va)) {
+            Fate::Stayed => !kept,
+            Fate::Moved => kept,
+            // A page of a file or of zeroes, where the guest has now one of its own.
+            Fate::Copied | Fate::Made => true,
+            Fate::Refused => false,
+        }
+    });
     out.check("what moved is what lay there, and nothing else", exact);
-    let charged = machine.charged(AccountId(0)) == guest.pages().raw();
+    let charged = machine.charged(AccountId(0)) == pages && pages == sum_of(asked);
     out.check("the account is charged every page of the range", charged);
     Ok(())
+}
+
+fn sum_of(asked: &[(AddrRange, PinTable<'_>)]) -> u64 {
+    asked.iter().map(|(range, _)| range.pages().raw()).sum()
 }
 
 /// The pin table and a few look-ups in it.
 pub(crate) fn look_up(
     out: &mut Output,
-    snapshot: &Snapshot,
-    table: &PinTable<'_>,
+    stage: &Stage<'_>,
+    asked: &[(AddrRange, PinTable<'_>)],
     pinned: &Pages,
     before: &Pages,
 ) -> Fallible<()> {
-    out.section("The pin table");
-    let (words, pages) = (table.used_words(), pinned.len());
+    out.section(if asked.len() == 1 { "The pin table" } else { "The pin tables" });
+    let words: usize = asked.iter().map(|(_, table)| table.used_words()).sum();
+    let pages = pinned.len();
     let (bytes, linux, percent) = (words * 8, pages * 8, words * 100 / pages.max(1));
     out.say(By::Pinfold, format!("{words} words in use: {bytes} bytes for {pages} pages"));
     out.more(format!(
         "8 bytes a page, as in Linux's registry, are {linux}: this is {percent}% of it"
     ));
-    out.say(By::Pinfold, "address         frame then  physical address now");
-    for part in snapshot.regions.iter().filter(|part| part.in_guest) {
-        let now = table.lookup(VirtAddr::new(part.start))?;
-        let (frame, note) = match before.get(&part.start) {
-            None => (None, "made"),
-            Some(page) if page.zero => (Some(page.frame), "was zeroes"),
-            Some(page) if page.frame == now.raw() >> 12 => (Some(page.frame), "stayed"),
-            Some(page) => (Some(page.frame), "moved"),
-        };
-        let frame = frame.map_or("none".into(), |frame| format!("{frame:#x}"));
-        let now = now.to_string();
-        let name = plain(&part.name);
-        out.more(format!("{:#x}  {frame:<10}  {now:<20}  {note:<10}  {name}", part.start));
-    }
-    let says = |(va, page): (&u64, &Page)| {
-        table.lookup(VirtAddr::new(*va)).is_ok_and(|at| at.raw() == page.frame << 12)
+    let look = |va: u64| {
+        let va = VirtAddr::new(va);
+        let holds = asked.iter().find(|(range, _)| range.contains(va));
+        holds.and_then(|(_, table)| table.lookup(va).ok())
     };
+    out.say(By::Pinfold, "address         frame then  physical address now");
+    for part in stage.parts.iter().filter(|part| part.refused.is_none()) {
+        let start = part.range.start().raw();
+        let now = look(start).ok_or("a pinned page is not in its table")?;
+        let old = before.get(&start);
+        let note = match Fate::of(old, pinned.get(&start)) {
+            Fate::Made if old.is_some() => "was zeroes",
+            fate => fate.name(),
+        };
+        let frame = old.map_or("none".into(), |page| format!("{:#x}", page.frame));
+        let (now, name) = (now.to_string(), &part.name);
+        out.more(format!("{start:#x}  {frame:<10}  {now:<20}  {note:<10}  {name}"));
+    }
+    let says = |(va, page): (&u64, &Page)| look(*va).is_some_and(|at| at.raw() == page.frame << 12);
     out.check("the table says for every page what the process sees", pinned.iter().all(says));
     Ok(())
 }
 
 /// Everything else that the process has, one region at a time.
-pub(crate) fn other_regions(
-    out: &mut Output,
-    snapshot: &Snapshot,
-    replica: &Replica<'_>,
-) -> Fallible<()> {
+pub(crate) fn other_regions(out: &mut Output, stage: &Stage<'_>) -> Fallible<()> {
+    if stage.others.is_empty() {
+        return Ok(());
+    }
     out.section("The other regions of the process, pinned for long, if they may be");
-    let machine = replica.machine();
-    let engine = Engine::new(machine, machine.frames());
-    let books = Model::books(machine);
-    let mut all_back = true;
-    for region in snapshot.regions.iter().filter(|region| !region.in_guest) {
-        let range = scene::range(region.start, region.pages)?;
-        let words = scene::words(&range)?;
-        let table = PinTable::new(&words)?;
-        let [write, read] = [Access::READ | Access::WRITE, Access::READ].map(|access| match engine
-            .pin(replica.space(), &table, &PinRequest::longterm(range, access))
-        {
-            Ok(_) => {
-                all_back &= engine.unpin(&table, Dirtied::No).is_ok();
-                "yes".to_owned()
-            }
-            Err(error) => format!("no, {}", error.cause),
-        });
-        let name = format!("{:<21}", plain(&region.name));
+    each(out, stage, &stage.others)
+}
+
+/// Whether each may be pinned by itself, to read and to write.
+fn each(out: &mut Output, stage: &Stage<'_>, parts: &[Part]) -> Fallible<()> {
+    let books = Model::books(stage.machine());
+    for part in parts {
+        let answer = |access| -> Fallible<String> {
+            let refused = try_pin(stage, part, access)?;
+            Ok(refused.map_or("yes".into(), |cause| format!("no, {cause}")))
+        };
+        let (write, read) = (answer(Access::READ | Access::WRITE)?, answer(Access::READ)?);
+        let name = format!("{:<21}", part.name);
         if write == read {
             out.say(By::Pinfold, format!("{name} {write}"));
         } else {
             out.say(By::Pinfold, format!("{name} read {read}; write {write}"));
         }
     }
-    let same = all_back && books == Model::books(machine);
+    let same = books == Model::books(stage.machine());
     out.check("these pins and refusals left no pin and no charge", same);
     Ok(())
 }
 
-/// The allocation that failed before, with the guest pinned.
-pub(crate) fn allocate_at_last(out: &mut Output, machine: &Machine<'_>) -> Option<FrameRange> {
-    out.section("With the long-term policy");
-    let hpt = scene::allocate_hpt(machine);
-    match &hpt {
-        Ok(range) => {
-            let (start, pages) = (range.start, size(range.pages.raw()));
-            out.say(By::Machine, format!("the HPT is allocated: {pages} from frame {start}"));
-        }
-        Err(error) => out.say(By::Machine, format!("the HPT cannot be allocated: {error}")),
+/// Pins a part for long and lets it go. Returns why that could not be.
+fn try_pin(stage: &Stage<'_>, part: &Part, access: Access) -> Fallible<Option<PinCause>> {
+    let engine = Engine::new(stage.machine(), stage.machine().frames());
+    let words = scene::words(&part.range)?;
+    let table = PinTable::new(&words)?;
+    match engine.pin(stage.space(), &table, &PinRequest::longterm(part.range, access)) {
+        Ok(_) => engine.unpin(&table, Dirtied::No).map(|_| None).map_err(Into::into),
+        Err(error) => Ok(Some(error.cause)),
     }
-    out.check("the HPT is allocated while the guest is pinned", hpt.is_ok());
-    hpt.ok()
 }
 
 /// Gives it all back.
-pub(crate) fn unpin(out: &mut Output, machine: &Machine<'_>, table: &PinTable<'_>) -> Fallible<()> {
+pub(crate) fn unpin(
+    out: &mut Output,
+    stage: &Stage<'_>,
+    asked: &[(AddrRange, PinTable<'_>)],
+) -> Fallible<()> {
     out.section("Unpin");
-    let start = table.range().map(|range| range.start()).ok_or("the table is not live")?;
+    let machine = stage.machine();
     let host = Observed::new(machine, "unpinning");
-    let unpinned = Engine::new(&host, machine.frames()).unpin(table, Dirtied::All);
+    let engine = Engine::new(&host, machine.frames());
+    let unpinned: Result<Vec<Unpinned>, UnpinError> =
+        asked.iter().map(|(_, table)| engine.unpin(table, Dirtied::All)).collect();
     host.done();
     let unpinned = unpinned?;
-    let (pages, runs, dirtied) = (unpinned.pages, unpinned.runs, unpinned.dirtied);
+    let sum = |of: fn(&Unpinned) -> u64| unpinned.iter().map(of).sum::<u64>();
+    let (pages, runs) = (sum(|unpinned| unpinned.pages.raw()), sum(|unpinned| unpinned.runs));
+    let dirtied = sum(|unpinned| unpinned.dirtied);
     out.say(
         By::Pinfold,
         format!("{pages} pages given back in {runs} runs, {dirtied} marked dirty"),
     );
     out.check("the account is charged nothing", machine.charged(AccountId(0)) == 0);
-    out.check("the pin table is empty", table.lookup(start) == Err(TooHard));
+    let empty = asked.iter().all(|(range, table)| table.lookup(range.start()) == Err(TooHard));
+    out.check("the pin table is empty", empty);
     Ok(())
 }
 
 /// Counts of the guest's folios, by address: moved ones have moved with their address.
-pub(crate) fn compare(out: &mut Output, before: &Pages, after: &Pages) {
+pub(crate) fn compare(out: &mut Output, stage: &Stage<'_>, before: &Pages, after: &Pages) {
     let none = after.values().all(|page| page.pins == 0);
     out.check("no pin is left on the guest", none);
-    let own = || before.iter().filter(|(_, page)| !page.zero);
+    let copied = |va| Fate::of(before.get(va), after.get(va)) == Fate::Copied;
+    let own = || before.iter().filter(|(va, page)| !page.zero && !copied(*va));
     let same = own().all(|(va, old)| {
         after.get(va).is_some_and(|new| (new.references, new.order) == (old.references, old.order))
     });
     out.check("every folio has the references and the size that it had", same);
-    let dirty = after.values().all(|page| page.dirty);
+    let dirty = scene::pinnable(stage, after.clone()).values().all(|page| page.dirty);
     out.check("every folio that the device could write is dirty", dirty);
     let known = own().count();
     out.say(By::Pinfold, format!("references compared on {known} pages, address by address"));
