@@ -7,8 +7,8 @@ use pinfold::{
     VirtAddr,
 };
 use pinfold_sim::model::Model;
-use pinfold_sim::snapshot::{FrameClass, FrameRun, Snapshot};
-use pinfold_sim::{Machine, Ram, Replica, ReplicaError};
+use pinfold_sim::snapshot::{FrameClass, FrameRun, Snapshot, Verdict};
+use pinfold_sim::{Machine, Ram, Replica, ReplicaError, verdict};
 use proptest::prelude::*;
 
 const WITH_CMA: &[u8] = include_bytes!("snapshots/x86_64-6.1-cma.snap");
@@ -56,7 +56,7 @@ fn how() -> impl Strategy<Value = How> {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    (0u8..10, any::<u64>(), any::<u8>(), how()).prop_map(|(what, item, part, how)| Change {
+    (0u8..12, any::<u64>(), any::<u8>(), how()).prop_map(|(what, item, part, how)| Change {
         what,
         item,
         part,
@@ -148,6 +148,20 @@ fn mutate(snapshot: &mut Snapshot, change: Change) {
             }
             None
         }),
+        9 => edit(&mut snapshot.verdicts, change, |verdict, part| match part % 3 {
+            0 => Some(&mut verdict.start),
+            1 => Some(&mut verdict.pages),
+            _ => {
+                verdict.whole ^= true;
+                None
+            }
+        }),
+        // What the kernel calls a mapping: another kind of memory for what is there.
+        10 => edit(&mut snapshot.mappings, change, |map, part| {
+            let flags = ["dax", "pf", "ht", "mw"];
+            map.flags.push(flags[usize::from(part) % flags.len()].into());
+            None
+        }),
         _ => match change.part % 4 {
             0 => change.how.apply(&mut snapshot.root),
             1 => narrow(&mut snapshot.levels, change.how),
@@ -194,6 +208,7 @@ fn end(machine: &Machine<'_>) {
 /// `None`: the file cannot even be read.
 fn load_and_use(snapshot: &Snapshot) -> Option<Result<(), ReplicaError>> {
     let snapshot = Snapshot::parse(&snapshot.to_bytes()).ok()?;
+    let _ = verdict::compare(&snapshot);
     let layout = match Replica::layout(&snapshot) {
         Ok(layout) => layout,
         Err(error) => return Some(Err(error)),
@@ -206,6 +221,25 @@ fn load_and_use(snapshot: &Snapshot) -> Option<Result<(), ReplicaError>> {
     Some(used)
 }
 
+/// A capture whose kernel was asked for each region.
+fn asked() -> Snapshot {
+    let mut snapshot = Snapshot::parse(WITH_CMA).unwrap();
+    snapshot.verdicts = snapshot
+        .regions
+        .iter()
+        .zip([false, true].into_iter().cycle())
+        .map(|(region, write)| Verdict {
+            asker: "gup_test".into(),
+            write,
+            whole: region.pages > 64,
+            start: region.start,
+            pages: region.pages,
+            errno: 0,
+        })
+        .collect();
+    snapshot
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
 
@@ -213,7 +247,7 @@ proptest! {
     fn a_changed_snapshot_is_an_error_or_a_sound_machine(
         changes in proptest::collection::vec(change(), 1..4),
     ) {
-        let mut snapshot = Snapshot::parse(WITH_CMA).unwrap();
+        let mut snapshot = asked();
         for change in changes {
             mutate(&mut snapshot, change);
         }

@@ -1,6 +1,8 @@
-//! Page tables of real kernels, compared page by page with what those kernels said themselves.
+//! Page tables of real kernels, compared page by page with what those kernels said themselves, and
+//! their answers to long-term pins compared with pinfold's.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use pinfold::host::{PhysMem, SpaceId, TableView};
 use pinfold::sync::Word;
@@ -9,10 +11,22 @@ use pinfold::{
     AddrRange, AddressSpace, PageCount, PageFormat, PageShift, PhysAddr, Rights, Table, VirtAddr,
     X86_64,
 };
-use pinfold_sim::snapshot::{Mapping, PageRun, Snapshot};
+use pinfold_sim::snapshot::{Mapping, PageRun, Snapshot, Verdict};
+use pinfold_sim::verdict;
 
 const STOCK: &[u8] = include_bytes!("snapshots/x86_64-6.1.snap");
-const WITH_CMA: &[u8] = include_bytes!("snapshots/x86_64-6.1-cma.snap");
+
+/// Every committed capture, with its name.
+fn committed() -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let snapshots = files.filter(|path| path.extension().is_some_and(|ending| ending == "snap"));
+    let named = |path: PathBuf| (path.display().to_string(), std::fs::read(&path).unwrap());
+    let mut all: Vec<_> = snapshots.map(named).collect();
+    all.sort();
+    assert!(all.len() >= 2, "{all:?}");
+    all
+}
 
 /// kpageflags: a huge page of the pool, a transparent one, a shared zero page.
 const KPF_HUGE: u64 = 1 << 17;
@@ -119,7 +133,7 @@ fn one_pass(captured: &Captured) {
     for mapping in &snapshot.mappings {
         let pages = PageCount::new((mapping.end - mapping.start) >> 12);
         let range = AddrRange::new(VirtAddr::new(mapping.start), pages, format.base()).unwrap();
-        if !format.valid(&range) || range.last().raw() >> 47 != 0 {
+        if !format.valid(&range) || range.last().raw() >> 63 != 0 {
             continue; // the kernel half (vsyscall) is not in the snapshot
         }
         let mut walk = RangeWalk::new(*format, *root, memory, range).unwrap();
@@ -143,17 +157,39 @@ fn one_pass(captured: &Captured) {
 }
 
 #[test]
-fn a_stock_debian_kernel_agrees_on_every_page() {
-    let (compared, sizes) = compare(STOCK);
-    assert!(compared > 20_000, "only {compared} pages were compared");
-    assert!(sizes[&12] > 1000 && sizes[&21] > 10 * 512, "{sizes:?}");
+fn every_captured_kernel_agrees_on_every_page() {
+    for (name, bytes) in committed() {
+        let (compared, sizes) = compare(&bytes);
+        assert!(compared > 20_000, "{name}: only {compared} pages were compared");
+        assert!(sizes[&12] > 1000 && sizes[&21] > 10 * 512, "{name}: {sizes:?}");
+    }
 }
 
+/// Long-term pins: pinfold answers as the kernel did when it was asked for real ones, but for
+/// what is listed as an exception.
 #[test]
-fn a_kernel_with_cma_agrees_on_every_page() {
-    let (compared, sizes) = compare(WITH_CMA);
-    assert!(compared > 20_000, "only {compared} pages were compared");
-    assert!(sizes[&12] > 1000 && sizes[&21] > 10 * 512, "{sizes:?}");
+fn every_captured_kernel_agrees_on_every_verdict() {
+    for (name, bytes) in committed() {
+        let snapshot = Snapshot::parse(&bytes).unwrap();
+        let found = verdict::compare(&snapshot).unwrap();
+        let wrong: Vec<String> = found.disagreements.iter().map(ToString::to_string).collect();
+        assert!(wrong.is_empty(), "{name}:\n{}", wrong.join("\n"));
+        assert_eq!(found.agreed + found.exceptions(), snapshot.verdicts.len() as u64, "{name}");
+    }
+}
+
+/// That comparison can fail: the other answer is noticed wherever the two agreed.
+#[test]
+fn a_flipped_verdict_is_noticed() {
+    for (name, bytes) in committed() {
+        let mut snapshot = Snapshot::parse(&bytes).unwrap();
+        let agreed = verdict::compare(&snapshot).unwrap().agreed;
+        for verdict in &mut snapshot.verdicts {
+            verdict.errno = if verdict.errno == 0 { Verdict::UNTOLD } else { 0 };
+        }
+        let found = verdict::compare(&snapshot).unwrap();
+        assert_eq!(found.disagreements.len() as u64, agreed, "{name}");
+    }
 }
 
 /// The comparison can fail: any used entry of a last-level table, changed, is noticed.

@@ -27,6 +27,10 @@
 //! | a page of a file | a reference of that file; files are told apart by name and by their pages |
 //! | anonymous, mapped once, not merged | exclusive |
 //! | other movable memory | a file of its own, which nobody maps |
+//! | an entry that is not present, of a page that is swapped out | such an entry; a touch brings the page back |
+//! | flags `pf` or `io` of a mapping | device registers |
+//! | flag `dax`, file systems `tmpfs`, `hugetlbfs`, `secretmem` | mappings of these kinds |
+//! | any other file | a file that is written back and tracks dirty pages, but for those of `ramfs`, `sysfs` and `proc` |
 //! | whole blocks of kernel memory | huge pages, as many as mappings have reserved and not touched |
 //! | other kernel memory, reserved or absent frames | frames that somebody holds and nobody can move |
 //! | kernel memory in a CMA area or a movable zone | free frames: what cannot be moved is never allocated there, so these were in per-CPU lists |
@@ -35,7 +39,8 @@
 //!
 //! Contents of pages are zeroes. What a mapping without access holds is kept, but its entries stay as
 //! the kernel wrote them, not present: giving the mapping its access back does not give the pages
-//! back. Swapped pages and device memory with descriptors are refused.
+//! back. Swapped-out pages come back as zeroes, each for itself, even where two processes had one. Memory that
+//! files map directly (DAX) lies outside the zones and has no folios: only its mapping says what it is.
 
 use std::sync::Arc;
 

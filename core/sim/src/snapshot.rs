@@ -129,7 +129,8 @@ pub struct Mapping {
     pub executable: bool,
     /// Whether writes are shared with other users of the file.
     pub shared: bool,
-    /// The kernel's `VmFlags`, two letters each: `rd`, `wr`, `pf`, `io`, `ht`, `lo` and so on.
+    /// The kernel's `VmFlags`, two letters each: `rd`, `wr`, `pf`, `io`, `ht`, `lo` and so on; and
+    /// `dax` for a file whose pages are its disk's own memory.
     pub flags: Vec<String>,
     /// File-system type of the mapped file as in `statfs`, 0 when there is no file.
     pub fs_type: u64,
@@ -234,8 +235,14 @@ pub struct Verdict {
     /// Number of base pages.
     pub pages: u64,
     /// The kernel's error number, positive; 0 when it pinned the pages. They were given back
-    /// before the next question.
+    /// before the next question. [`UNTOLD`](Self::UNTOLD) where the asker told no number.
     pub errno: u16,
+}
+
+impl Verdict {
+    /// The largest error number, which nobody uses: the pages were not pinned, and the asker did not
+    /// tell why.
+    pub const UNTOLD: u16 = 4095;
 }
 
 /// What a frame is used for; `snapshot/FORMAT.md` says how it was told.

@@ -105,6 +105,18 @@ impl<F: TableFormat> State<'_, F> {
         result
     }
 
+    /// Takes over entries of somebody else's, absent and not empty: pages of zeroes that are swapped
+    /// out.
+    pub(crate) fn adopt_swapped(&mut self, id: SpaceId, entries: &[VirtAddr]) {
+        if entries.is_empty() {
+            return;
+        }
+        let slot = self.swap.keep(vec![0; self.base().bytes() as usize]);
+        for va in entries {
+            self.swap.add((id.0, *va), slot);
+        }
+    }
+
     /// Brings a page back, as the space's own. `None` where none was taken out.
     pub(crate) fn swap_in(
         &mut self,

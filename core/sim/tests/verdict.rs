@@ -200,6 +200,15 @@ fn exceptions_are_narrow() {
 }
 
 #[test]
+fn a_refusal_without_a_number_is_any_refusal() {
+    let snapshot = capture("7.1");
+    let untold = |name| asked(&snapshot, "gup_test", name, true, Verdict::UNTOLD);
+    assert_eq!(reason(&snapshot, untold("secret")), Some(vec![]));
+    assert_eq!(reason(&snapshot, untold("read_only")), Some(vec![]));
+    assert_eq!(reason(&snapshot, untold("locked")), None);
+}
+
+#[test]
 fn verdicts_on_no_pages_or_on_too_many_are_errors() {
     let mut snapshot = capture("7.1");
     let right = asked(&snapshot, "vfio", "locked", true, 0);

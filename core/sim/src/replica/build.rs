@@ -64,6 +64,7 @@ impl<'a, 'm> Builder<'a, 'm> {
         for mapped in &self.tree.leaves {
             self.leaf(space.id(), mapped, &maps[mapped.map].vma)?;
         }
+        self.state.adopt_swapped(space.id(), &self.tree.away);
         self.reserved_huge(maps)?;
         self.classes()?;
         self.zero_page(&zeroes)?;

@@ -41,6 +41,17 @@ impl Map {
         self.vma.spec.access.is_empty() && !self.device()
     }
 
+    /// Whether pages of the process's own may be there, which can be swapped out.
+    pub(super) fn may_swap(&self) -> bool {
+        let huge = self.vma.spec.kind == MappingKind::Hugetlb;
+        !self.vma.spec.shared && !huge && !self.device()
+    }
+
+    /// Whether the pages of its file are persistent memory, outside all zones.
+    pub(super) fn dax(&self) -> bool {
+        self.vma.spec.kind == MappingKind::FsDax
+    }
+
     /// Whether the kernel has no pages there that it would name.
     pub(super) fn device(&self) -> bool {
         self.vma.spec.kind == MappingKind::Device
@@ -128,6 +139,9 @@ fn kind(mapping: &Mapping) -> Result<(MappingKind, Option<FileKind>), ReplicaErr
     let flag = |name: &str| mapping.flags.iter().any(|flag| flag == name);
     if flag("io") || flag("pf") {
         return Ok((MappingKind::Device, None));
+    }
+    if flag("dax") {
+        return Ok((MappingKind::FsDax, Some(FileKind::FsDax)));
     }
     if mapping.fs_type == HUGETLBFS || flag("ht") {
         let order = hugetlb_order(mapping);

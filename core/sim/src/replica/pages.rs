@@ -1,7 +1,7 @@
 //! What the kernel says about the process's pages, held against its tables; and the use of every
 //! other frame.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pinfold::{PageShift, Pfn, VirtAddr};
 
@@ -22,6 +22,9 @@ pub(super) mod kpf {
     pub(crate) const THP: u64 = 1 << 22;
     pub(crate) const ZERO: u64 = 1 << 24;
 }
+
+/// Bit of a pagemap word: the page is in a swap area.
+const SWAPPED: u64 = 1 << 62;
 
 /// Pages of all runs together, at most: as many as the largest machine has frames.
 const PAGES: u64 = 1 << 24;
@@ -63,10 +66,11 @@ pub(super) fn read(
     tree: &Tree,
 ) -> Result<Pages, ReplicaError> {
     let memory = layout.frames();
-    let classes = classes(snapshot, &memory)?;
-    let mut pages = Pages { frames: BTreeMap::new(), first: memory.start.raw(), classes };
-    // How much of every leaf the kernel has named.
+    let mut pages =
+        Pages { frames: BTreeMap::new(), first: memory.start.raw(), classes: Vec::new() };
+    // How much of every leaf the kernel has named, and what it has named beside.
     let mut named = vec![0; tree.leaves.len()];
+    let (mut swapped, mut direct) = (0, BTreeSet::new());
     let (mut next, mut total) = (0, 0u64);
     for run in &snapshot.pages {
         let at = VirtAddr::new(run.va);
@@ -85,12 +89,39 @@ pub(super) fn read(
         if !maps[map].vma.range.contains(VirtAddr::new(end - 1)) {
             return Err(wrong("it is in no mapping"));
         }
-        let Some(first) = run.frame() else { continue };
+        let away = run.frame().is_none();
+        if away && (run.pagemap & SWAPPED == 0 || maps[map].no_access()) {
+            continue;
+        }
         if maps[map].device() {
             return Err(wrong("a frame where the mapping is of device registers"));
         }
         total = total.saturating_add(run.count);
-        let last = first.checked_add(run.count - 1).filter(|_| total <= PAGES);
+        if total > PAGES {
+            return Err(wrong("more pages than a machine has"));
+        }
+        if away {
+            let before = |limit: u64| tree.away.partition_point(|va| va.raw() < limit);
+            let there = before(end) - before(run.va);
+            if there as u64 != run.count {
+                return Err(wrong("swapped out, but the tables do not say so"));
+            }
+            swapped += there;
+            continue;
+        }
+        let first = run.frame().unwrap_or_default();
+        let last = first.checked_add(run.count - 1);
+        if maps[map].dax() && run.kpageflags & kpf::ANON == 0 {
+            let last = last.ok_or(wrong("not a range of frames"))?;
+            for (pfn, i) in (first..=last).zip(0..) {
+                if memory.contains(Pfn::new(pfn)) {
+                    return Err(wrong("persistent memory inside a zone, which is not supported"));
+                }
+                shown_at(tree, VirtAddr::new(run.va + (i << BASE.raw())), pfn, &mut named)?;
+                direct.insert(pfn);
+            }
+            continue;
+        }
         if !memory.contains(Pfn::new(first)) || last.is_none_or(|l| !memory.contains(Pfn::new(l))) {
             return Err(wrong("its frame lies in no zone"));
         }
@@ -104,7 +135,24 @@ pub(super) fn read(
             return Err(ReplicaError::Page { at: mapped.va, what });
         }
     }
+    if let Some(&at) = tree.away.first().filter(|_| swapped != tree.away.len()) {
+        let what = "an entry from there on is not present, and not swapped out either";
+        return Err(ReplicaError::Page { at, what });
+    }
+    pages.classes = classes(snapshot, &memory, &direct)?;
     Ok(pages)
+}
+
+/// Whether the tables show a page, which must be in this frame.
+fn shown_at(tree: &Tree, va: VirtAddr, pfn: u64, named: &mut [u64]) -> Result<bool, ReplicaError> {
+    let Some((at, mapped)) = tree.leaf(va) else { return Ok(false) };
+    let found = mapped.leaf.addr.pfn(BASE).raw() + (va.offset(mapped.leaf.shift) >> BASE.raw());
+    if found != pfn {
+        let what = "the tables have another frame there";
+        return Err(ReplicaError::Page { at: va, what });
+    }
+    named[at] += 1;
+    Ok(true)
 }
 
 impl Pages {
@@ -122,24 +170,15 @@ impl Pages {
         let wrong = |what| Err(ReplicaError::Page { at: va, what });
         let (flags, count) = (run.kpageflags, run.kpagecount);
         let zero = flags & kpf::ZERO != 0;
-        let mut shown = 0;
-        match tree.leaf(va) {
-            Some((at, mapped)) => {
-                let found = mapped.leaf.addr.pfn(BASE).raw() + (va.offset(mapped.leaf.shift) >> 12);
-                if found != pfn {
-                    return wrong("the tables have another frame there");
-                }
-                named[at] += 1;
-                shown = 1;
-            }
-            None if maps[map].no_access() => {}
-            None => return wrong("the tables have nothing there"),
+        let shown = shown_at(tree, va, pfn, named)?;
+        if !shown && !maps[map].no_access() {
+            return wrong("the tables have nothing there");
         }
         let said = self.frames.entry(pfn).or_insert(Said { flags, count, shown: 0, va, map });
         if (said.flags, said.count) != (flags, count) {
             return wrong("its frame is something else at another address");
         }
-        said.shown += shown;
+        said.shown += u64::from(shown);
         if !zero && (said.count == 0 || said.shown > said.count) {
             return wrong("it is mapped more often than the kernel counts");
         }
@@ -147,8 +186,13 @@ impl Pages {
     }
 }
 
-/// The use of every frame of the zones; absent where nothing is said.
-fn classes(snapshot: &Snapshot, memory: &FrameRange) -> Result<Vec<FrameClass>, ReplicaError> {
+/// The use of every frame of the zones; absent where nothing is said. What the process has outside
+/// of them is `direct`, memory that it maps of files.
+fn classes(
+    snapshot: &Snapshot,
+    memory: &FrameRange,
+    direct: &BTreeSet<u64>,
+) -> Result<Vec<FrameClass>, ReplicaError> {
     let frames = usize::try_from(memory.pages.raw()).unwrap_or(0);
     let mut classes = vec![FrameClass::Absent; frames];
     let mut next = 0;
@@ -164,7 +208,10 @@ fn classes(snapshot: &Snapshot, memory: &FrameRange) -> Result<Vec<FrameClass>, 
         let used =
             matches!(run.class, FrameClass::Free | FrameClass::Process | FrameClass::Movable);
         let (start, stop) = (memory.start.raw(), memory.end().raw());
-        if used && run.frames > 0 && (run.start_pfn < start || end > stop) {
+        let outside = run.frames > 0 && (run.start_pfn < start || end > stop);
+        let direct = run.class == FrameClass::Process
+            && direct.range(run.start_pfn..end).count() as u64 == run.frames;
+        if used && outside && !direct {
             return wrong("it is in use and lies in no zone");
         }
         // Reserved frames may stand beside the zones.

@@ -9,6 +9,9 @@ use crate::snapshot::{Snapshot, SnapshotArch, Zone};
 /// The largest machine that is simulated: 64 GiB.
 const FRAMES: u64 = 1 << 24;
 
+/// The zone of memory that belongs to devices. The kernel does not tell where it lies.
+const DEVICE: &str = "Device";
+
 pub(super) fn format(snapshot: &Snapshot) -> Result<X86_64, ReplicaError> {
     let unsupported = |what| Err(ReplicaError::Unsupported { what });
     let SnapshotArch::X86_64 = snapshot.arch;
@@ -23,7 +26,8 @@ pub(super) fn format(snapshot: &Snapshot) -> Result<X86_64, ReplicaError> {
 
 pub(super) fn layout(snapshot: &Snapshot) -> Result<Layout, ReplicaError> {
     let base = format(snapshot)?.base();
-    let mut zones: Vec<&Zone> = snapshot.zones.iter().filter(|zone| zone.spanned > 0).collect();
+    let has_memory = |zone: &&Zone| zone.spanned > 0 && zone.name != DEVICE;
+    let mut zones: Vec<&Zone> = snapshot.zones.iter().filter(has_memory).collect();
     zones.sort_by_key(|zone| zone.start_pfn);
     let first = zones.first().ok_or(ReplicaError::Unsupported { what: "it has no memory" })?;
     let mut layout = Layout { base, ..Layout::new(Pfn::new(first.start_pfn)) };

@@ -26,6 +26,9 @@ pub(super) struct Tree {
     pub(super) root: Table,
     /// By address, no two of them overlap.
     pub(super) leaves: Vec<Mapped>,
+    /// Base pages, by address, whose entry is neither present nor empty although the process may
+    /// use them: swapped out, if the kernel says so too.
+    pub(super) away: Vec<VirtAddr>,
 }
 
 impl Tree {
@@ -43,6 +46,7 @@ struct Reader<'a> {
     tables: BTreeMap<u64, &'a TablePage>,
     reached: BTreeSet<u64>,
     leaves: Vec<Mapped>,
+    away: Vec<VirtAddr>,
 }
 
 pub(super) fn read(
@@ -52,7 +56,8 @@ pub(super) fn read(
 ) -> Result<Tree, ReplicaError> {
     let root = format.root(snapshot.root)?;
     let tables = snapshot.tables.iter().map(|table| (table.addr, table)).collect();
-    let mut reader = Reader { format, maps, tables, reached: BTreeSet::new(), leaves: Vec::new() };
+    let reached = BTreeSet::new();
+    let mut reader = Reader { format, maps, tables, reached, leaves: Vec::new(), away: Vec::new() };
     for table in &snapshot.tables {
         let wrong = |what| Err(ReplicaError::Table { addr: table.addr, what });
         if table.addr & format.base().mask() != 0 {
@@ -70,7 +75,7 @@ pub(super) fn read(
     if reader.reached.len() != snapshot.tables.len() {
         return Err(ReplicaError::Table { addr: root.base.raw(), what: "a table is there twice" });
     }
-    Ok(Tree { format, root, leaves: reader.leaves })
+    Ok(Tree { format, root, leaves: reader.leaves, away: reader.away })
 }
 
 impl Reader<'_> {
@@ -120,7 +125,11 @@ impl Reader<'_> {
             Entry::Absent => match maps::find(self.maps, va) {
                 // The kernel keeps a page without access as an entry that is not present.
                 Some(at) if self.maps[at].no_access() => Ok(()),
-                Some(_) => wrong("the page is swapped or on its way, which is not supported"),
+                Some(at) if table.shift == self.format.base() && self.maps[at].may_swap() => {
+                    self.away.push(va);
+                    Ok(())
+                }
+                Some(_) => wrong("the page is on its way, which is not supported"),
                 None => wrong("it is in no mapping"),
             },
         }

@@ -2,7 +2,7 @@
 //!
 //! [`compare`] makes a [`Replica`], asks the engine there for every pin that the snapshot's kernel was
 //! asked for, in the same order, gives each back at once as the kernel's asker did, and holds the
-//! two answers against each other: pinned or refused, and the error number. The kernel is taken to be
+//! two answers against each other: pinned or refused, and the error number, if the asker told it. The kernel is taken to be
 //! right, with the [`EXCEPTIONS`] that are listed one by one: rules of an asker's own, and
 //! rules that the kernel did not have yet.
 //!
@@ -176,7 +176,7 @@ fn one(
         rest = left.skip(count);
         let answer = ask(replica, range, verdict.write)?;
         let ours = answer.map_or_else(|error| errno(&error.cause), |()| Some(0));
-        if ours == Some(verdict.errno) {
+        if ours == Some(verdict.errno) || verdict.errno == Verdict::UNTOLD && answer.is_err() {
             continue;
         }
         // Where pinfold refused it is about one page, else about all that was asked for.
