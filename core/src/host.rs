@@ -20,8 +20,12 @@
 //! Every function takes `&self` and may be called from several threads at once. Those that return a
 //! `Result` or an `Option` may fail at any call, and `pause` may stop it: the engine then puts
 //! everything back.
+//!
+//! What these functions owe the engine, and what the system around them does: [`duties`].
 
 pub mod account;
+#[doc = include_str!("host/duties.md")]
+pub mod duties {}
 pub mod fault;
 pub mod mem;
 pub mod migrate;

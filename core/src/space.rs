@@ -88,7 +88,7 @@ impl<F: PageFormat> AddressSpace<F> {
 
     /// The fork sequence, or `None` while a fork is under way. A lockless pin that overlaps a fork
     /// is thrown away: it samples this before and compares after.
-    pub(crate) fn fork_sequence(&self) -> Option<Sequence> {
+    pub fn fork_sequence(&self) -> Option<Sequence> {
         let seen = self.forks.load(Ordering::SeqCst);
         if seen.is_multiple_of(2) { Some(Sequence(seen)) } else { None }
     }

@@ -56,6 +56,7 @@ mod swap;
 mod tables;
 mod zones;
 
+pub mod conformance;
 pub mod hostile;
 pub mod model;
 pub mod script;

@@ -12,7 +12,7 @@ pub struct OverLimit;
 /// Charges and uncharges locked pages.
 ///
 /// A request is charged as a whole before its first pin and given back, to the same account, after
-/// its last unpin or on any failure.
+/// its last unpin or on any failure. What goes wrong otherwise: [`account`](super::duties#account).
 pub trait Account {
     /// Adds `pages` to what `account` has locked.
     ///

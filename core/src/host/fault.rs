@@ -41,6 +41,8 @@ pub trait FaultIn {
     ///
     /// Called with no engine lock and no walk guard held. The embedder takes and drops its own
     /// locks. A success that did not change the page is tried again a bounded number of times.
+    /// What goes wrong otherwise: [`fault-in`](super::duties#fault-in),
+    /// [`fault-locks`](super::duties#fault-locks).
     ///
     /// # Context
     /// May sleep.

@@ -20,6 +20,9 @@ pub trait PhysMem {
     /// The first `entries` 64-bit entries of the table at `base`, or `None` if any of them lies
     /// outside memory. Page tables name arbitrary addresses, so this is the check that counts.
     ///
+    /// The view is the table itself, for as long as it lives, and no copy of it:
+    /// [`table-views`](super::duties#table-views).
+    ///
     /// # Context
     /// Any; must not sleep. Called under the walk guard.
     fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>>;

@@ -32,7 +32,8 @@ pub trait Migrate {
     /// must be counted as expected. The steps: announce the invalidation to every space that
     /// maps it, clear the entries, [`freeze`](crate::frames::FrameTable::freeze) with the expected
     /// references, copy, map the target, unfreeze the old folio with the claim's reference
-    /// alone. On any error the old mapping stands as before.
+    /// alone. On any error the old mapping stands as before. What goes wrong otherwise:
+    /// [migration](super::duties#migration).
     ///
     /// # Context
     /// May sleep. Called with no engine lock, no walk guard, and no pin of this caller on the folio.
@@ -56,7 +57,9 @@ pub trait Reclaim {
     /// The folio has no references left and is the embedder's to free or to give new contents.
     ///
     /// # Context
-    /// That of the call that dropped the reference; must not sleep.
+    /// That of the call that dropped the reference; must not sleep. A walk guard may be held, so
+    /// it must not take a lock that freeing page tables takes:
+    /// [`hook-context`](super::duties#hook-context).
     fn reclaim(&self, folio: Frozen<'_>);
 }
 

@@ -60,6 +60,9 @@ impl Mapping {
 /// Where a folio's [kind](crate::folio::FolioKind) says all there is to know, mappings are not looked
 /// up: what the embedder maps as device registers, secret memory, fsdax memory or a file whose
 /// dirty pages are tracked must not lead to folios whose kind is another's, such as anonymous.
+///
+/// What goes wrong otherwise: [`mapping-lookup`](super::duties#mapping-lookup),
+/// [`folio-kinds`](super::duties#folio-kinds).
 pub trait Mappings {
     /// The mapping that holds `va`, or `None` where nothing is mapped.
     ///

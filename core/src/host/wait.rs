@@ -25,7 +25,9 @@ pub enum Flow {
     Stop,
 }
 
-/// Waiting and locking discipline.
+/// Waiting and locking discipline. What goes wrong otherwise:
+/// [`enter-leave`](super::duties#enter-leave), [`pause`](super::duties#pause),
+/// [`pause-yields`](super::duties#pause-yields).
 pub trait Wait {
     /// Called before a spin lock is taken; a kernel masks interrupts here.
     fn enter(&self) -> Saved {

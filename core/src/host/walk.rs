@@ -9,6 +9,8 @@ use super::space::SpaceId;
 /// on every CPU; an RCU read section where tables are freed after a grace period; the lock
 /// that freeing takes. Re-reading an entry after the pin does *not* cover a table page that was
 /// freed and reused, this guard does. Held for one batch at a time.
+///
+/// What goes wrong otherwise: [`walk-guard`](super::duties#walk-guard).
 pub trait WalkGuard {
     /// Begins a walk of `space`. What it returns is handed to `leave`.
     ///
