@@ -83,6 +83,15 @@ static void lay_out_swapped(void)
 	advise(at, 6 * PAGE, ADV_PAGEOUT);	/* the last two stay */
 }
 
+/* Ranges that can be pinned in part only: pages without access, and none at all, in the middle. */
+static void lay_out_interrupted(void)
+{
+	u64 at = anon("part_no_access", 8);
+	call(SYS_mprotect, at + 3 * PAGE, 2 * PAGE, 0, 0, 0, 0);
+	at = anon("part_unmapped", 8);
+	call(SYS_munmap, at + 3 * PAGE, 2 * PAGE, 0, 0, 0, 0);
+}
+
 void lay_out_anonymous(void)
 {
 	u64 at = anon("read_only", 8);
@@ -93,6 +102,7 @@ void lay_out_anonymous(void)
 	call(SYS_mprotect, at, 4 * PAGE, RD | EX, 0, 0, 0);
 	at = anon("locked", 4);
 	call(SYS_mlock, at, 4 * PAGE, 0, 0, 0, 0);
+	lay_out_interrupted();
 	lay_out_same();
 	lay_out_secret();
 	lay_out_huge();

@@ -2,7 +2,7 @@
 
 enum {
 	SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_mmap = 9,
-	SYS_mprotect = 10, SYS_ioctl = 16, SYS_pread = 17, SYS_madvise = 28,
+	SYS_mprotect = 10, SYS_munmap = 11, SYS_ioctl = 16, SYS_pread = 17, SYS_madvise = 28,
 	SYS_nanosleep = 35, SYS_clone = 56, SYS_ftruncate = 77, SYS_mkdir = 83,
 	SYS_readlink = 89, SYS_syslog = 103, SYS_statfs = 137, SYS_mlock = 149,
 	SYS_mount = 165, SYS_swapon = 167, SYS_finit_module = 313,

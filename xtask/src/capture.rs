@@ -61,6 +61,45 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// The newest kernel at hand that no committed snapshot is of: from `target/kernels`, or else
+/// Debian's current one. Without either, the newest at hand.
+pub(crate) fn other_kernel() -> Result<PathBuf, String> {
+    let committed = committed()?;
+    let kernels = root().join("target/kernels");
+    let known =
+        |image: &PathBuf| kernel::release(image).is_some_and(|name| committed.contains(&name));
+    let mut unpacked = kernel::unpacked(&kernels);
+    if let Some(other) = unpacked.iter().rev().find(|image| !known(image)) {
+        return Ok(other.clone());
+    }
+    let fetched = kernel::fetch(&kernels, "");
+    match (fetched, unpacked.pop()) {
+        (Ok(image), _) if !known(&image) => Ok(image),
+        (_, Some(newest)) => {
+            println!("note      a committed snapshot is of each kernel that can be had");
+            Ok(newest)
+        }
+        (fetched, None) => fetched,
+    }
+}
+
+/// The releases that committed snapshots are of.
+fn committed() -> Result<Vec<String>, String> {
+    let directory = root().join("core/tests/snapshots");
+    let failed = |error| format!("{}: {error}", directory.display());
+    let mut releases = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|end| end == "snap") {
+            let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let snapshot =
+                Snapshot::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+            releases.push(snapshot.kernel);
+        }
+    }
+    Ok(releases)
+}
+
 fn kernel(options: &Options) -> Result<PathBuf, String> {
     if let Some(path) = &options.kernel {
         return fs::canonicalize(path).map_err(|error| format!("{path}: {error}"));

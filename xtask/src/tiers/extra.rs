@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Outcome, Stop, hosted};
+use crate::capture;
 use crate::command::{Show, check, command, root};
 use crate::counts::Counts;
 use crate::need::NEXTEST;
@@ -44,11 +45,13 @@ pub(super) fn fuzz() -> Outcome {
     Ok(Counts::default())
 }
 
-/// Page tables as a real kernel of today writes them, not only those committed.
+/// Page tables and answers of a kernel that no committed snapshot is of, with five levels.
 pub(super) fn capture() -> Outcome {
+    let failed = |why| Stop::Failed { counts: Counts::default(), why };
+    let kernel = capture::other_kernel().map_err(failed)?.display().to_string();
     let out = root().join("target/capture/fresh.snap").display().to_string();
-    let args = ["--arch", "x86_64", "--out", &out].map(str::to_owned);
-    crate::capture::run(&args).map_err(|why| Stop::Failed { counts: Counts::default(), why })?;
+    let args = ["--arch", "x86_64", "--levels", "5", "--kernel", &kernel, "--out", &out];
+    capture::run(&args.map(str::to_owned)).map_err(failed)?;
     let mut example = hosted::pin_guest();
     example.args(["--", "--snapshot", &out]);
     check(example, Show::OnFailure)
