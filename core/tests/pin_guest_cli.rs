@@ -316,7 +316,7 @@ fn names_in_the_picture_are_escaped() {
         &std::fs::read(snapshot("x86_64-6.1-cma.snap")).unwrap(),
     )
     .unwrap();
-    let name = "</text><script>&\"'\u{7}\u{ffff}";
+    let name = "</g><script>&\"'\u{7}\u{ffff}";
     let part = snapshot.regions.iter_mut().find(|region| region.in_guest).unwrap();
     part.name = name.into();
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("names.snap");
@@ -324,7 +324,7 @@ fn names_in_the_picture_are_escaped() {
     let svg = draws(&["--snapshot", file.to_str().unwrap()], "names.svg", &["ordinary memory"]);
     let document = roxmltree::Document::parse(&svg).unwrap();
     let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).collect();
-    assert!(texts.contains(&"</text><script>&\"'?\u{fffd}"), "{texts:?}");
+    assert!(texts.contains(&"</g><script>&\"'?\u{fffd}"), "{texts:?}");
 }
 
 #[test]

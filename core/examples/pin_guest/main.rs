@@ -25,21 +25,20 @@ mod without;
 use std::path::Path;
 use std::process::ExitCode;
 
-use pinfold::AddrRange;
 use pinfold::table::PinTable;
 use pinfold_sim::Ram;
 
-use options::{Asked, From};
+use options::{Command, From};
 use output::Output;
-use scene::Fallible;
+use scene::{Asked, Fallible};
 use stage::Source;
 use survey::{Fate, Survey};
 
 fn main() -> ExitCode {
     let text = match options::parse(std::env::args_os().skip(1)) {
-        Ok(Asked::Help) => options::usage(),
-        Ok(Asked::List) => options::list(),
-        Ok(Asked::Run { from, svg }) => match run(&from, svg.as_deref()) {
+        Ok(Command::Help) => options::usage(),
+        Ok(Command::List) => options::list(),
+        Ok(Command::Run { from, svg }) => match run(&from, svg.as_deref()) {
             Ok(true) => return ExitCode::SUCCESS,
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => {
@@ -83,7 +82,7 @@ fn run(from: &From, svg: Option<&Path>) -> Fallible<bool> {
     let ranges = stage.pinnable()?;
     let words = ranges.iter().map(scene::words).collect::<Fallible<Vec<_>>>()?;
     let tables = words.iter().map(|words| PinTable::new(words)).collect::<Result<Vec<_>, _>>()?;
-    let asked: Vec<(AddrRange, PinTable<'_>)> = ranges.into_iter().zip(tables).collect();
+    let asked: Vec<Asked<'_>> = ranges.into_iter().zip(tables).collect();
     story::pin(out, &stage, &asked, &before)?;
     let pinned = scene::pinnable(&stage, scene::pages(&stage));
     let survey = Survey::new(&stage, &before, &pinned);

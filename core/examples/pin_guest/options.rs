@@ -30,7 +30,7 @@ pub(crate) enum From {
 }
 
 /// What was asked for.
-pub(crate) enum Asked {
+pub(crate) enum Command {
     Help,
     List,
     Run { from: From, svg: Option<PathBuf> },
@@ -46,13 +46,13 @@ pub(crate) fn list() -> String {
     SCENARIOS.iter().map(line).collect()
 }
 
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let (mut snapshot, mut scenario, mut svg) = (None, None, None);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let (name, value) = split(&arg);
         let slot = match name.as_ref() {
-            "--help" | "-h" => return Ok(Asked::Help),
+            "--help" | "-h" => return Ok(Command::Help),
             "--snapshot" => &mut snapshot,
             "--scenario" => &mut scenario,
             "--svg" => &mut svg,
@@ -74,7 +74,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, S
                 "--snapshot and --scenario exclude each other: a guest has one origin".into()
             );
         }
-        (_, Some(name)) if name == "list" => return Ok(Asked::List),
+        (_, Some(name)) if name == "list" => return Ok(Command::List),
         (_, Some(name)) => From::Scenario(find(&name)?),
         (Some(file), _) => From::Snapshot(file.into()),
         (None, None) => {
@@ -88,7 +88,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, S
     {
         return Err("--svg would overwrite the snapshot".into());
     }
-    Ok(Asked::Run { from, svg })
+    Ok(Command::Run { from, svg })
 }
 
 /// `--name=value` or `--name`.

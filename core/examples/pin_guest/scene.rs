@@ -14,6 +14,9 @@ use crate::stage::Stage;
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn Error>>;
 
+/// A range that is pinned in one call, and its table.
+pub(crate) type Asked<'m> = (AddrRange, PinTable<'m>);
+
 /// A page of the guest: where it is and how its folio is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Page {

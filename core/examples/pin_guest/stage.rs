@@ -98,6 +98,7 @@ impl<'m> Stage<'m> {
             let part = Part { name: plain(&region.name), range, refused: None };
             if region.in_guest { parts.push(part) } else { others.push(part) }
         }
+        parts.sort_by_key(|part| part.range.start());
         let world = World::Captured(Box::new(Replica::new(ram, snapshot)?));
         Ok(Self { world, guest: capture::guest(snapshot)?, parts, others })
     }

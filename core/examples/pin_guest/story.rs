@@ -13,7 +13,7 @@ use crate::capture;
 use crate::host::Observed;
 use crate::output::{By, Output, plain, size};
 use crate::scenario::Scenario;
-use crate::scene::{self, Fallible, Page, Pages};
+use crate::scene::{self, Asked, Fallible, Page, Pages};
 use crate::stage::{Part, Source, Stage};
 use crate::survey::{Fate, Lies};
 
@@ -136,7 +136,7 @@ pub(crate) fn refusals(out: &mut Output, stage: &Stage<'_>) -> Fallible<()> {
 pub(crate) fn pin(
     out: &mut Output,
     stage: &Stage<'_>,
-    asked: &[(AddrRange, PinTable<'_>)],
+    asked: &[Asked<'_>],
     before: &Pages,
 ) -> Fallible<()> {
     out.section(match asked {
@@ -146,9 +146,8 @@ pub(crate) fn pin(
     let machine = stage.machine();
     let host = Observed::new(machine, "pinning");
     let engine = Engine::new(&host, machine.frames());
-    let pin = |(range, table): &(AddrRange, PinTable<'_>)| {
-        engine.pin(stage.space(), table, &scene::longterm(*range))
-    };
+    let pin =
+        |(range, table): &Asked<'_>| engine.pin(stage.space(), table, &scene::longterm(*range));
     let pinned: Result<Vec<Pinned>, PinError> = asked.iter().map(pin).collect();
     let tally = host.done();
     let pinned = pinned?;
@@ -194,7 +193,7 @@ pub(crate) fn pin(
     Ok(())
 }
 
-fn sum_of(asked: &[(AddrRange, PinTable<'_>)]) -> u64 {
+fn sum_of(asked: &[Asked<'_>]) -> u64 {
     asked.iter().map(|(range, _)| range.pages().raw()).sum()
 }
 
@@ -202,7 +201,7 @@ fn sum_of(asked: &[(AddrRange, PinTable<'_>)]) -> u64 {
 pub(crate) fn look_up(
     out: &mut Output,
     stage: &Stage<'_>,
-    asked: &[(AddrRange, PinTable<'_>)],
+    asked: &[Asked<'_>],
     pinned: &Pages,
     before: &Pages,
 ) -> Fallible<()> {
@@ -279,11 +278,7 @@ fn try_pin(stage: &Stage<'_>, part: &Part, access: Access) -> Fallible<Option<Pi
 }
 
 /// Gives it all back.
-pub(crate) fn unpin(
-    out: &mut Output,
-    stage: &Stage<'_>,
-    asked: &[(AddrRange, PinTable<'_>)],
-) -> Fallible<()> {
+pub(crate) fn unpin(out: &mut Output, stage: &Stage<'_>, asked: &[Asked<'_>]) -> Fallible<()> {
     out.section("Unpin");
     let machine = stage.machine();
     let host = Observed::new(machine, "unpinning");

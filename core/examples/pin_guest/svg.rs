@@ -4,11 +4,9 @@
 //! counts of both. However much memory there is, it is drawn in a bounded number of cells, each by
 //! what most of it is; the counts are exact.
 
-use pinfold::AddrRange;
-use pinfold::table::PinTable;
-
 use crate::output::size;
 use crate::picture::{Look, Memory, PartOfMemory};
+use crate::scene::Asked;
 use crate::stage::Part;
 use crate::survey::{Fate, Lies, Survey};
 
@@ -87,7 +85,7 @@ pub(crate) struct Drawing<'a> {
     pub(crate) parts: &'a [Part],
     pub(crate) survey: &'a Survey,
     /// What was pinned, with its tables.
-    pub(crate) asked: &'a [(AddrRange, PinTable<'a>)],
+    pub(crate) asked: &'a [Asked<'a>],
     /// The host's memory.
     pub(crate) before: &'a Memory,
     /// The same with the guest pinned.
@@ -171,7 +169,9 @@ impl Drawing<'_> {
         for (line, look) in (0..).zip(&looks) {
             swatch(canvas, &look.class(Lies::Ordinary), x, row(line), look.name());
         }
-        let lines = [places.len(), fates.len(), orders.len(), looks.len(), 2];
+        let note = row(looks.len() as u64);
+        canvas.text("dim small", x, note, "guest: in the colour of where it lies");
+        let lines = [places.len(), fates.len(), orders.len(), looks.len() + 1, 2];
         row(lines.into_iter().max().unwrap_or(0) as u64)
     }
 }

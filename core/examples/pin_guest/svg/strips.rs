@@ -6,15 +6,15 @@ use crate::output::size;
 
 /// Cells in a strip, at most.
 const CELLS: usize = 595;
-/// Where strips begin, and how long and high they are.
+/// Where strips begin, and how long and high they are; behind them is room for names.
 const LEFT: u64 = MARGIN + 130;
-const LENGTH: u64 = WIDTH - MARGIN - LEFT;
+const LENGTH: u64 = WIDTH - MARGIN - 40 - LEFT;
 const HEIGHT: u64 = 28;
 /// From one strip to the next.
 const STEP: u64 = 40;
 /// Names of parts that are shown, and characters of a name.
 const NAMES: usize = 40;
-const CHARACTERS: usize = 24;
+const CHARACTERS: usize = 18;
 
 /// Draws the strips. Returns where they end.
 pub(super) fn draw(canvas: &mut Canvas, drawing: &Drawing<'_>, top: u64) -> u64 {
@@ -22,7 +22,7 @@ pub(super) fn draw(canvas: &mut Canvas, drawing: &Drawing<'_>, top: u64) -> u64 
     let cells = pages.len().clamp(1, CELLS);
     let cell = |at: usize| &pages[at * pages.len() / cells..(at + 1) * pages.len() / cells];
     canvas.text("ink h2", MARGIN, top, "The guest’s memory by its own addresses");
-    let first = top + 100;
+    let first = top + 116;
     names(canvas, drawing, first);
 
     let place = |of: fn(&crate::survey::Surveyed) -> Lies| {
@@ -126,7 +126,7 @@ fn names(canvas: &mut Canvas, drawing: &Drawing<'_>, first: u64) {
         before += part.range.pages().raw();
         // Names of small parts stand beside each other, with a line to where they belong.
         let shown = x.max(free);
-        free = shown + 22;
+        free = shown + 18;
         if shown > LEFT + LENGTH {
             break;
         }
@@ -135,15 +135,18 @@ fn names(canvas: &mut Canvas, drawing: &Drawing<'_>, first: u64) {
             first - 14,
             first - 4
         ));
-        let mut name: String = part.name.chars().take(CHARACTERS).collect();
-        if name.len() < part.name.len() {
-            name.push('…');
-        }
-        let name = super::escape(&name);
+        let name = super::escape(&shortened(&part.name));
         let (x, y) = (shown + 3, first - 17);
         canvas.raw(&format!(
-            r#"<text class="ink" transform="translate({x} {y}) rotate(-35)">{name}</text>"#
+            r#"<text class="ink" transform="translate({x} {y}) rotate(-50)">{name}</text>"#
         ));
+    }
+}
+
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(CHARACTERS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
     }
 }
 
