@@ -19,7 +19,7 @@ pub(crate) enum Lies {
     Device,
     /// It is the zero page that everybody shares.
     Zero,
-    /// Nowhere: it was never touched.
+    /// Nowhere: it was never touched, or is swapped out.
     Absent,
     /// Wherever it may lie: it must not be pinned.
     Refused,
@@ -54,7 +54,7 @@ impl Lies {
             Self::Movable => "movable zone",
             Self::Device => "persistent memory",
             Self::Zero => "shared zero page",
-            Self::Absent => "never touched",
+            Self::Absent => "not present",
             Self::Refused => "refused",
         }
     }
