@@ -48,10 +48,9 @@ fn every_row_names_a_test_that_exists() {
     assert!(rows.len() > 30, "the table was not read: {rows:?}");
     for (id, test) in rows {
         let (place, name) = test.rsplit_once("::").expect("file::test");
-        let file = match place.rsplit_once("::") {
-            None => root.join("tests").join(format!("{place}.rs")),
-            Some(_) => root.join("src").join(place.replace("::", "/")).with_extension("rs"),
-        };
+        let path = format!("{}.rs", place.replace("::", "/"));
+        let tests = root.join("tests").join(&path);
+        let file = if tests.exists() { tests } else { root.join("src").join(&path) };
         let text = fs::read_to_string(&file)
             .unwrap_or_else(|error| panic!("{id}: {}: {error}", file.display()));
         assert!(

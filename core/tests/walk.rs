@@ -9,7 +9,8 @@ use pinfold::walk::{Extent, RangeWalk, WalkError, translate};
 use pinfold::{
     AddrRange, AddressSpace, PageCount, PageFormat, PageShift, PhysAddr, Table, VirtAddr, X86_64,
 };
-use pinfold_arch::{EncodeError, Entry};
+use pinfold_arch::{EncodeError, Entry, Leaf, LeafFlags, Rights};
+use pinfold_sim::TableFormat;
 use proptest::prelude::*;
 
 const BASE: PageShift = PageShift::SIZE_4K;
@@ -150,6 +151,51 @@ fn large_pages_that_continue_each_other_are_one_run() {
     assert_eq!(extents, [(0x4000_5000, Some(0x4_0005), 1 << 18)]);
 }
 
+/// D8: where an unrelated feature was off, a 1 GiB leaf was taken for a table. Whatever size a
+/// format can map by one entry, the walk takes for a page of that size, on every level.
+fn every_leaf_is_a_leaf<F: TableFormat>(format: F, sizes: &[u8]) {
+    let base = format.base();
+    let mut levels = vec![format.root_at(PhysAddr::new(0x10_0000))];
+    while let Some(next) = {
+        let at = levels.last().unwrap();
+        format.below(at, PhysAddr::new(at.base.raw() + 0x1_0000))
+    } {
+        levels.push(next);
+    }
+    let rights = Rights::READ | Rights::WRITE | Rights::USER;
+    let mut found = Vec::new();
+    for (depth, table) in levels.iter().enumerate() {
+        let addr = PhysAddr::new(3 << table.shift.raw());
+        let flags = LeafFlags::empty();
+        let leaf = Leaf { addr, shift: table.shift, rights, flags, memory: 0 };
+        let Ok(raw) = format.encode(table, Entry::Leaf(leaf)) else { continue };
+        let mut memory = Memory::default();
+        let in_memory = |raw: u64| if format.big_endian() { raw.to_be() } else { raw.to_le() };
+        for pair in levels[..=depth].windows(2) {
+            let way = format.encode(&pair[0], Entry::Table(pair[1], Rights::all())).unwrap();
+            memory.set(pair[0].base.raw(), 0, in_memory(way));
+        }
+        memory.set(table.base.raw(), 0, in_memory(raw));
+        let space = AddressSpace::new(SpaceId(0), format, levels[0]);
+        let va = VirtAddr::new(table.shift.bytes() - base.bytes() + 5);
+        let page = translate(&space, &memory, va).unwrap().unwrap();
+        assert_eq!((page.shift, page.rights), (table.shift, rights), "{}", format.name());
+        assert_eq!(page.addr.raw(), addr.raw() + va.raw());
+        let pages = table.shift.pages(base).raw();
+        let extents = walk(format, &memory, levels[0], range(0, pages)).unwrap();
+        assert_eq!(extents, [(0, Some(addr.raw() >> base.raw()), pages)]);
+        found.push(table.shift.raw());
+    }
+    assert_eq!(found, sizes, "{}", format.name());
+}
+
+#[test]
+fn a_leaf_is_a_leaf_on_every_level() {
+    for levels in [4, 5] {
+        every_leaf_is_a_leaf(X86_64::new(levels, 46).unwrap(), &[30, 21, 12]);
+    }
+}
+
 #[test]
 fn rights_narrow_on_the_way_down() {
     let mut memory = one_table();
@@ -158,7 +204,7 @@ fn rights_narrow_on_the_way_down() {
     let space = AddressSpace::new(SpaceId(0), format(), format().root(0x1000).unwrap());
     let found = translate(&space, &memory, VirtAddr::new(0x123)).unwrap().unwrap();
     assert_eq!(found.addr, PhysAddr::new(0x10_0123));
-    assert_eq!(found.rights, pinfold::Rights::READ | pinfold::Rights::USER);
+    assert_eq!(found.rights, Rights::READ | Rights::USER);
 }
 
 #[test]
@@ -248,7 +294,7 @@ impl PageFormat for Endless {
         true
     }
     fn decode(&self, at: &Table, _: u64) -> Entry {
-        Entry::Table(*at, pinfold::Rights::all())
+        Entry::Table(*at, Rights::all())
     }
     fn encode(&self, _: &Table, _: Entry) -> Result<u64, EncodeError> {
         Err(EncodeError::Malformed)

@@ -388,8 +388,9 @@ fn check_free<F: TableFormat>(state: &State<'_, F>, folio: Folio) -> Verdict {
     let counts = state.frames.counts_of(folio);
     let idle = counts.references() == 0 && counts.pins() == 0 && !counts.is_frozen();
     let small = folio.order() == Order::ZERO;
-    ensure(small && idle && state.zones.is_free(folio.head()), || {
-        format!("{folio:?} is free and has {counts:?}, or the allocator disagrees")
+    let plain = folio.info().flags == state.zones.place_flags(folio.head());
+    ensure(small && idle && plain && state.zones.is_free(folio.head()), || {
+        format!("{folio:?} is free and has {counts:?}, marks, or the allocator disagrees")
     })
 }
 
