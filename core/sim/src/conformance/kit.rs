@@ -29,6 +29,11 @@ pub(super) fn holds(holds: bool, seen: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(Stop::Broken(seen())) }
 }
 
+/// A pin failed, and why is the business of another check.
+pub(super) fn no_pin(error: PinError) -> Stop {
+    Stop::Needs(format!("the check needs a pin that succeeds: {error}"))
+}
+
 /// The account that checks charge.
 pub(super) const ACCOUNT: AccountId = AccountId(0x70f0);
 
@@ -79,13 +84,13 @@ impl<'a, S: Subject> Kit<'a, S> {
     /// Mapped memory whose pages are present, and writable where they can be.
     pub(super) fn present(&self, memory: Memory, pages: u64) -> Verdict<(S::Space, AddrRange)> {
         let (space, range) = self.map(memory, pages)?;
-        for page in addresses(&range) {
-            let there = self.translate(&space, page);
-            if !there.is_some_and(|there| there.rights.allow(BOTH)) {
-                let fault = Fault { access: BOTH, unshare: false, longterm: false };
-                let failed =
-                    |error| Stop::Needs(format!("no page of {memory:?} at {page}: {error}"));
-                self.host().fault().fault_in(space.id(), page, fault).map_err(failed)?;
+        let there = |va| self.translate(&space, va).is_some_and(|there| there.rights.allow(BOTH));
+        for va in addresses(&range).filter(|va| !there(*va)) {
+            let fault = Fault { access: BOTH, unshare: false, longterm: false };
+            let made = self.host().fault().fault_in(space.id(), va, fault);
+            if made.is_err() || !there(va) {
+                let want = format!("the check needs a page of {memory:?} at {va}: {made:?}");
+                return Err(Stop::Needs(want));
             }
         }
         Ok((space, range))
@@ -112,15 +117,14 @@ impl<'a, S: Subject> Kit<'a, S> {
         self.0.frames().counts_of(folio)
     }
 
-    /// Pins, looks, and unpins whatever was seen. Why a pin fails is another check's business.
+    /// Pins, looks, and unpins whatever was seen.
     pub(super) fn pinned<T>(
         &self,
         space: &S::Space,
         request: &PinRequest,
         look: impl FnOnce(&PinTable<'_>, Pinned) -> Verdict<T>,
     ) -> Verdict<T> {
-        let failed = |error| Stop::Needs(format!("a pin that succeeds: {error}"));
-        self.try_pin(space, request, look).map_err(failed)?
+        self.try_pin(space, request, look).map_err(no_pin)?
     }
 
     /// As [`pinned`](Self::pinned), where the pin may fail.

@@ -1,5 +1,5 @@
-//! The machine as an embedder that neglects one duty, named as on the page of duties. With the name of
-//! none it is the machine itself.
+//! The machine as an embedder that neglects one duty, named as on the page of duties, some in more than
+//! one way: `duty/way`. With the name of none it is the machine itself.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub(crate) struct Careless<'a, 'm> {
     orphan: Cell<Option<Pfn>>,
     /// A lock of its own that is held: the one that freeing tables takes, or the mappings' own.
     held: Cell<bool>,
+    /// The mapping that was looked up last.
+    known: Cell<Option<Mapping>>,
     /// It waits for a lock that it holds itself. The test goes on; a kernel does not.
     pub(crate) stuck: Cell<bool>,
 }
@@ -68,8 +70,8 @@ impl<'a, 'm> Careless<'a, 'm> {
     /// Neglects this duty.
     pub(crate) fn of(machine: &'a Machine<'m>, duty: &'static str) -> Self {
         let (cached, orphan) = (Cell::new(None), Cell::new(None));
-        let (held, stuck) = (Cell::new(false), Cell::new(false));
-        Self { machine, duty, cached, orphan, held, stuck }
+        let (held, stuck, known) = (Cell::new(false), Cell::new(false), Cell::new(None));
+        Self { machine, duty, cached, orphan, held, known, stuck }
     }
 
     pub(crate) fn neglects(&self, duty: &str) -> bool {
@@ -90,6 +92,11 @@ impl<'a, 'm> Careless<'a, 'm> {
         let access = if write { Access::all() } else { Access::READ };
         let fault = Fault { access, unshare: false, longterm: false };
         self.fault_in(space.id(), VirtAddr::new(AT), fault).expect("mapped memory");
+    }
+
+    /// Memory that is no table.
+    fn zeroes(&self) -> PhysAddr {
+        self.machine.zero_page().addr(self.machine.ram().base()).expect("an address")
     }
 
     /// Takes its own lock, if it can.
@@ -143,7 +150,14 @@ impl PhysMem for Careless<'_, '_> {
             return None; // it maps the table for a moment, for which it takes a lock
         }
         if !self.neglects("table-views") {
-            return self.machine.table(base, entries);
+            let view = self.machine.table(base, entries);
+            return match self.duty {
+                "table-views/anywhere" => {
+                    view.or_else(|| self.machine.table(self.zeroes(), entries))
+                }
+                "table-views/half" => self.machine.table(base, entries / 2),
+                _ => view,
+            };
         }
         // Read through a window, and shown when the window may show something else by now.
         let words = self.machine.ram().words(base, entries)?;
@@ -159,7 +173,11 @@ impl Mappings for Careless<'_, '_> {
         if !self.lock() {
             return None;
         }
-        let found = self.machine.mapping(space, va);
+        let mut found = self.machine.mapping(space, va);
+        if self.neglects("mapping-lookup/stale") {
+            found = found.or(self.known.get()); // what it knew before an unmap
+            self.known.set(found);
+        }
         let tracked = |found: &Mapping| found.dirty_tracked && !self.neglects("mapping-lookup");
         found.map(|found| Mapping { dirty_tracked: tracked(&found), ..found })
     }
@@ -188,12 +206,20 @@ impl FaultIn for Careless<'_, '_> {
         self.held.set(self.neglects("fault-locks"));
         let write = fault.access.contains(Access::WRITE) || fault.unshare;
         let there = self.machine.folio_at(space, va.raw());
+        if self.neglects("fault-in/nothing") {
+            return Ok(()); // and nothing has changed
+        }
         if self.neglects("fault-in") && there.is_some() && write {
             // Writable it is, and still shared.
             leaf(self.machine, &handle, va.raw()).fetch_or(WRITABLE, Ordering::SeqCst);
             return Ok(());
         }
         self.machine.fault_in(space, va, fault)?;
+        if self.neglects("fault-in/unmarked")
+            && let Some(folio) = self.machine.folio_at(space, va.raw())
+        {
+            self.frames().set_flags(folio, FolioFlags::EXCLUSIVE, false);
+        }
         let kind = self.machine.mapping_at(space, va.raw()).map(|mapping| mapping.kind);
         if self.neglects("folio-kinds") && kind == Some(MappingKind::Secret) {
             let folio = self.machine.folio_at(space, va.raw()).expect("just made present");
@@ -223,6 +249,12 @@ impl Migrate for Careless<'_, '_> {
         match Migrate::migrate(self.machine, claim) {
             Err(MigrateError::Busy { .. }) if self.neglects("migrate-never-pinned") => {
                 self.replace(head)
+            }
+            Err(busy) if self.neglects("migrate-never-pinned/cleared") => {
+                if let Some((space, va)) = at {
+                    leaf(self.machine, &space, va).store(0, Ordering::SeqCst);
+                }
+                Err(busy) // and the entry is not put back
             }
             Ok(()) if self.neglects("migrate-contents") => {
                 let (space, va) = at.expect("it was mapped");
@@ -256,6 +288,9 @@ impl Reclaim for Careless<'_, '_> {
 
 impl Account for Careless<'_, '_> {
     fn charge(&self, account: AccountId, pages: PageCount) -> Result<(), OverLimit> {
+        if self.neglects("account/twice") {
+            self.machine.charge(account, pages)?;
+        }
         self.machine.charge(account, pages)
     }
     fn uncharge(&self, account: AccountId, pages: PageCount) {
@@ -349,6 +384,9 @@ impl Subject for Careless<'_, '_> {
             space.invalidate_start();
             space.invalidate_end();
         }
+        if self.neglects("invalidate-brackets/open") {
+            space.invalidate_start();
+        }
         self.machine.unmap(space.id(), at, range.pages().raw()).expect("a range of the space");
         Some(())
     }
@@ -366,6 +404,9 @@ impl Subject for Careless<'_, '_> {
             space.fork_start();
             space.fork_end();
         }
+        if self.neglects("fork-brackets/open") {
+            space.fork_start();
+        }
         let child = self.machine.fork(space.id()).expect("free memory");
         let frames = self.frames();
         let mine = self.pages().into_iter().filter(|(owner, _)| owner.id() == space.id());
@@ -377,6 +418,15 @@ impl Subject for Careless<'_, '_> {
                 let raw = entry.fetch_and(!WRITABLE, Ordering::SeqCst) & !WRITABLE;
                 leaf(self.machine, &child, va).store(raw, Ordering::SeqCst);
                 frames.get(folio, 1).expect("a page in use");
+            }
+            if self.neglects("fork-copies-pinned/parent") && frames.counts_of(folio).pins() != 0 {
+                // A copy was made, and the parent got it.
+                let copy = leaf(self.machine, &child, va);
+                let raw = copy.swap(entry.load(Ordering::SeqCst), Ordering::SeqCst);
+                entry.store(raw, Ordering::SeqCst);
+            }
+            if self.neglects("exclusive-mark/writable") {
+                entry.fetch_or(WRITABLE, Ordering::SeqCst);
             }
             if self.neglects("exclusive-mark") {
                 frames.set_flags(folio, FolioFlags::EXCLUSIVE, true);

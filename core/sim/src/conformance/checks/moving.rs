@@ -2,8 +2,11 @@
 
 use pinfold::PinCause;
 use pinfold::folio::{Folio, FolioKind};
+use pinfold::host::MigrateError;
 
-use super::super::kit::{Kit, MISPLACED, Stop, Verdict, addresses, holds, longterm, shortterm};
+use super::super::kit::{
+    Kit, MISPLACED, Stop, Verdict, addresses, holds, longterm, no_pin, shortterm,
+};
 use super::super::{Memory, Subject};
 
 /// Whether the frame table says that a folio must not be pinned for long where it is.
@@ -42,10 +45,12 @@ pub(super) fn migrate_place<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
         }
         Ok(())
     });
-    pinned.unwrap_or_else(|error| {
-        Err(Stop::Broken(format!(
-            "a page that must move was not moved to where it may stay: {error}"
-        )))
+    pinned.unwrap_or_else(|error| match error.cause {
+        // A host that moves nothing says so. Whoever was told to stop did not fail to move.
+        PinCause::Unmovable { error: MigrateError::Unmovable, .. } | PinCause::Interrupted => {
+            Err(no_pin(error))
+        }
+        _ => Err(Stop::Broken(format!("a page was not moved to where it may stay: {error}"))),
     })
 }
 
@@ -75,10 +80,9 @@ pub(super) fn migrate_never_pinned<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
         })?;
         match second {
             Err(error) if matches!(error.cause, PinCause::Unmovable { .. }) => Ok(()),
-            Err(error) => {
-                Err(Stop::Broken(format!("a pinned page is to move, and the error is: {error}")))
-            }
-            Ok(_) => Err(Stop::Broken("a pinned page was moved".to_owned())),
+            Err(error) => Err(no_pin(error)),
+            // It is where it was, and seems to be right there.
+            Ok(_) => Err(Stop::Needs("the check needs a page that must be movable".to_owned())),
         }
     })
 }
@@ -88,9 +92,10 @@ pub(super) fn migrate_drain<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
     kit.misplace(&space, range.start())?;
     kit.cache_reference(&space, range.start())?;
     let pinned = kit.try_pin(&space, &longterm(range), |_, _| Ok(()));
-    pinned.unwrap_or_else(|error| {
-        Err(Stop::Broken(format!(
+    pinned.unwrap_or_else(|error| match error.cause {
+        PinCause::Unmovable { error: MigrateError::Busy { .. }, .. } => Err(Stop::Broken(format!(
             "a reference in your own caches keeps a page from moving: {error}"
-        )))
+        ))),
+        _ => Err(no_pin(error)),
     })
 }

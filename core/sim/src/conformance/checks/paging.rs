@@ -2,10 +2,10 @@
 
 use pinfold::folio::{FolioFlags, FolioKind};
 use pinfold::host::{Fault, FaultIn, GupHost, Mappings, PhysMem, WalkGuard};
-use pinfold::{Access, PageCount, PageFormat, PhysAddr, Table, VirtAddr};
+use pinfold::{Access, PageCount, PageFormat, PhysAddr, PinCause, Table, VirtAddr};
 use pinfold_arch::Entry;
 
-use super::super::kit::{BOTH, Kit, Stop, Verdict, addresses, holds, longterm};
+use super::super::kit::{BOTH, Kit, Stop, Verdict, addresses, holds, longterm, no_pin};
 use super::super::{Memory, Subject};
 
 /// A table on the way to an address: where it lies, and its entries in host byte order.
@@ -162,9 +162,14 @@ pub(super) fn invalidate_brackets<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
 }
 
 pub(super) fn fault_in<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
+    // A fault that changes nothing makes the call give up.
     let (space, range) = kit.map(Memory::Private, 1)?;
-    kit.try_pin(&space, &longterm(range), |_, _| Ok(())).unwrap_or_else(|error| {
-        Err(Stop::Broken(format!("private memory cannot be pinned: {error}")))
+    let pinned = kit.try_pin(&space, &longterm(range), |_, _| Ok(()));
+    pinned.unwrap_or_else(|error| match error.cause {
+        PinCause::FaultLoop | PinCause::Fault(_) | PinCause::NotMemory { .. } => {
+            Err(Stop::Broken(format!("private memory cannot be pinned: {error}")))
+        }
+        _ => Err(no_pin(error)),
     })?;
     let (space, range) = kit.present(Memory::Private, 2)?;
     let fault = |space: &S::Space, va, access, unshare| {
@@ -172,12 +177,6 @@ pub(super) fn fault_in<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
         let failed = |error| Stop::Broken(format!("the fault at {va} failed: {error}"));
         kit.host().fault().fault_in(space.id(), va, fault).map_err(failed)
     };
-    for va in addresses(&range) {
-        let there = kit.translate(&space, va);
-        holds(there.is_some_and(|there| there.rights.allow(BOTH)), || {
-            format!("a fault for writing succeeded, and {va} is not writable")
-        })?;
-    }
     let child = kit.fork(&space)?;
     // The first page is written by the parent, the second made private for a pin to read.
     for (va, (access, unshare)) in addresses(&range).zip([(BOTH, false), (Access::READ, true)]) {
