@@ -39,6 +39,7 @@ checks! {
     "migrate-contents": moving::migrate_contents,
     "migrate-never-pinned": moving::migrate_never_pinned,
     "migrate-drain": moving::migrate_drain,
+    "migrate-gives-back": moving::migrate_gives_back,
     "account": pinning::account,
     "pause": pinning::pause,
 }

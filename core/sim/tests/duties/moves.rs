@@ -67,3 +67,17 @@ fn a_reference_that_a_cache_keeps_fails_a_pin_that_could_succeed() {
         }
     });
 }
+
+#[test]
+fn a_move_that_keeps_a_reference_to_the_old_page_loses_it() {
+    both("migrate-gives-back", &Layout::small(), |scene, kept| {
+        scene.map(1);
+        let before = scene.machine.free_frames().raw();
+        let words = words();
+        let table = PinTable::new(&words).expect("enough words");
+        let pinned = scene.pin(&table, &longterm(1)).expect("there is room");
+        assert_eq!(pinned.migrated, 1);
+        let lost = before - scene.machine.free_frames().raw();
+        assert_eq!(lost, if kept { 0 } else { 1 });
+    });
+}

@@ -99,3 +99,14 @@ pub(super) fn migrate_drain<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
         _ => Err(no_pin(error)),
     })
 }
+
+pub(super) fn migrate_gives_back<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
+    let (space, range) = kit.present(Memory::Private, 1)?;
+    kit.misplace(&space, range.start())?;
+    let before = kit.free_pages()?;
+    let (migrated, after) =
+        kit.pinned(&space, &longterm(range), |_, pinned| Ok((pinned.migrated, kit.free_pages()?)))?;
+    holds(after >= before, || {
+        format!("{migrated} pages were moved, and {} pages are gone", before.saturating_sub(after))
+    })
+}
