@@ -296,8 +296,7 @@ fn draws(args: &[&str], file: &str, places: &[&str]) -> String {
 
 #[test]
 fn the_picture_is_well_formed_and_says_what_the_report_says() {
-    let places =
-        ["ordinary memory", "CMA area", "movable zone", "shared zero page", "not present"];
+    let places = ["ordinary memory", "CMA area", "movable zone", "shared zero page", "not present"];
     let svg = draws(&[], "captured.svg", &places);
     for name in ["small", "thp_split", "hugetlb", "zone DMA32", "0x4ffffd800000"] {
         assert!(svg.contains(name), "no {name}");

@@ -206,6 +206,16 @@ pub trait Subject {
         None
     }
 
+    /// Whether this thread holds any lock of the embedder's own.
+    fn lock_held(&self) -> Option<bool> {
+        None
+    }
+
+    /// Whether what could come to a spin lock on this CPU is masked.
+    fn masked(&self) -> Option<bool> {
+        None
+    }
+
     /// Takes back all memory that can be had, as when memory is short.
     fn shrink(&self) -> Option<()> {
         None

@@ -27,6 +27,7 @@ checks! {
     "folio-kinds": paging::folio_kinds,
     "invalidate-brackets": paging::invalidate_brackets,
     "fault-in": paging::fault_in,
+    "fault-locks": paging::fault_locks,
     "fork-brackets": paging::fork_brackets,
     "fork-copies-pinned": pinning::fork_copies_pinned,
     "exclusive-mark": paging::exclusive_mark,
@@ -41,6 +42,7 @@ checks! {
     "migrate-drain": moving::migrate_drain,
     "migrate-gives-back": moving::migrate_gives_back,
     "account": pinning::account,
+    "enter-leave": pinning::enter_leave,
     "pause": pinning::pause,
 }
 

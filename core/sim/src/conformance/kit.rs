@@ -67,6 +67,8 @@ impl<'a, S: Subject> Kit<'a, S> {
         device_store(at: PhysAddr, byte: u8) -> ();
         misplace(space: &S::Space, va: VirtAddr) -> ();
         cache_reference(space: &S::Space, va: VirtAddr) -> ();
+        lock_held() -> bool;
+        masked() -> bool;
         shrink() -> ();
         charged(account: AccountId) -> u64;
         free_pages() -> u64;

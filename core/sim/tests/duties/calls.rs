@@ -1,11 +1,10 @@
 //! Charges, waiting, and what a caller owes around its calls.
 
-use std::cell::Cell;
-
 use pinfold::folio::FolioFlags;
-use pinfold::host::{Flow, Progress, Saved, Wait, locked};
+use pinfold::host::{Host, Wait, locked};
 use pinfold::sync::Lock;
 use pinfold::{AccountId, Dirtied, Order, PinCause, PinTable, VirtAddr};
+use pinfold_sim::conformance::Subject;
 use pinfold_sim::{FileKind, HostCall, Layout, MapSpec};
 
 use crate::{AT, both, longterm, shortterm, words};
@@ -25,39 +24,25 @@ fn a_charge_that_is_not_taken_back_uses_up_the_limit() {
     });
 }
 
-/// One CPU. `masks` and `restores` are the two halves of the duty.
-struct Cpu {
-    masked: Cell<bool>,
-    masks: bool,
-    restores: bool,
-}
-
-impl Wait for Cpu {
-    fn enter(&self) -> Saved {
-        Saved(u64::from(self.masked.replace(self.masks || self.masked.get())))
-    }
-    fn leave(&self, saved: Saved) {
-        self.masked.set(self.restores && saved.0 != 0);
-    }
-    fn pause(&self, _: Progress) -> Flow {
-        Flow::Continue
-    }
+#[test]
+fn a_bracket_that_does_not_mask_lets_an_interrupt_wait_for_its_own_cpu() {
+    both("enter-leave", &Layout::small(), |scene, kept| {
+        let lock = Lock::new(());
+        // An interrupt now would take the lock that this CPU holds, and spin for ever.
+        let masked = locked(scene.host, &lock, |()| scene.host.masked());
+        assert_eq!(masked, Some(kept));
+    });
 }
 
 #[test]
-fn a_bracket_that_does_not_mask_lets_an_interrupt_wait_for_its_own_cpu() {
-    for (masks, restores) in [(true, true), (false, true), (true, false)] {
-        let cpu = Cpu { masked: Cell::new(false), masks, restores };
+fn a_bracket_that_always_unmasks_lets_an_interrupt_into_the_callers_section() {
+    both("enter-leave/unmasks", &Layout::small(), |scene, kept| {
         let lock = Lock::new(());
-        // An interrupt now would take the lock that this CPU holds, and spin for ever.
-        let interruptible = locked(&cpu, &lock, |()| !cpu.masked.get());
-        assert_eq!(interruptible, !masks);
-        assert!(!cpu.masked.get(), "as it was before");
-        // The same inside a section of the embedder's own that must not be interrupted.
-        cpu.masked.set(true);
-        locked(&cpu, &lock, |()| ());
-        assert_eq!(cpu.masked.get(), restores, "the caller's own section can be interrupted");
-    }
+        let saved = scene.host.wait().enter(); // the caller's own section
+        locked(scene.host, &lock, |()| ());
+        assert_eq!(scene.host.masked(), Some(kept));
+        scene.host.wait().leave(saved);
+    });
 }
 
 #[test]

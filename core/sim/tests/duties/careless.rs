@@ -60,6 +60,8 @@ pub(crate) struct Careless<'a, 'm> {
     orphan: Cell<Option<Pfn>>,
     /// A lock of its own that is held: the one that freeing tables takes, or the mappings' own.
     held: Cell<bool>,
+    /// Interrupts are masked.
+    masked: Cell<bool>,
     /// The mapping that was looked up last.
     known: Cell<Option<Mapping>>,
     /// It waits for a lock that it holds itself. The test goes on; a kernel does not.
@@ -71,7 +73,7 @@ impl<'a, 'm> Careless<'a, 'm> {
     pub(crate) fn of(machine: &'a Machine<'m>, duty: &'static str) -> Self {
         let (cached, orphan) = (Cell::new(None), Cell::new(None));
         let (held, stuck, known) = (Cell::new(false), Cell::new(false), Cell::new(None));
-        Self { machine, duty, cached, orphan, held, known, stuck }
+        Self { machine, duty, cached, orphan, held, masked: Cell::new(false), known, stuck }
     }
 
     pub(crate) fn neglects(&self, duty: &str) -> bool {
@@ -307,9 +309,13 @@ impl Account for Careless<'_, '_> {
 
 impl Wait for Careless<'_, '_> {
     fn enter(&self) -> Saved {
-        Wait::enter(self.machine)
+        Wait::enter(self.machine);
+        let masks = !self.neglects("enter-leave");
+        Saved(u64::from(self.masked.replace(masks || self.masked.get())))
     }
     fn leave(&self, saved: Saved) {
+        let restores = !self.neglects("enter-leave/unmasks");
+        self.masked.set(restores && saved.0 != 0);
         Wait::leave(self.machine, saved);
     }
     fn pause(&self, progress: Progress) -> Flow {
@@ -465,7 +471,8 @@ impl Subject for Careless<'_, '_> {
     }
 
     fn misplace(&self, space: &Space, va: VirtAddr) -> Option<()> {
-        self.machine.move_page(space.id(), va.raw(), Want::Movable).expect("free memory");
+        // It fails only where an earlier neglect has left a page that is mapped and free.
+        self.machine.move_page(space.id(), va.raw(), Want::Movable).ok()?;
         if self.neglects("folio-flags") {
             let folio = self.machine.folio_at(space.id(), va.raw()).expect("it is mapped");
             remake(self.machine, folio, FolioKind::Anonymous, FolioFlags::EXCLUSIVE);
@@ -476,6 +483,14 @@ impl Subject for Careless<'_, '_> {
     fn cache_reference(&self, space: &Space, va: VirtAddr) -> Option<()> {
         self.cached.set(self.machine.get_page(space.id(), va.raw()));
         Some(())
+    }
+
+    fn lock_held(&self) -> Option<bool> {
+        Some(self.held.get())
+    }
+
+    fn masked(&self) -> Option<bool> {
+        Some(self.masked.get())
     }
 
     fn shrink(&self) -> Option<()> {

@@ -8,7 +8,7 @@ use pinfold_sim::{Layout, Machine, Ram, ZoneKind, ZoneLayout, mib};
 use crate::careless::{Careless, Space};
 
 /// Other ways to neglect a duty than the one that its scene shows.
-const MORE_WAYS: [&str; 11] = [
+const MORE_WAYS: [&str; 12] = [
     "table-views/anywhere",
     "table-views/half",
     "mapping-lookup/stale",
@@ -20,6 +20,7 @@ const MORE_WAYS: [&str; 11] = [
     "exclusive-mark/writable",
     "migrate-never-pinned/cleared",
     "account/twice",
+    "enter-leave/unmasks",
 ];
 
 /// The report on the machine as an embedder that neglects this duty.

@@ -1,11 +1,10 @@
 //! Migration.
 
 use pinfold::host::MigrateError;
-use pinfold::{PinCause, PinTable, VirtAddr};
+use pinfold::{PinCause, PinTable};
 use pinfold_sim::Layout;
-use pinfold_sim::conformance::Subject;
 
-use crate::{AT, both, longterm, shortterm, words};
+use crate::{both, longterm, shortterm, words};
 
 #[test]
 fn a_move_to_no_better_place_fails_a_pin_that_could_succeed() {
@@ -54,8 +53,8 @@ fn a_pinned_page_that_is_moved_is_not_the_device_s_any_more() {
 #[test]
 fn a_reference_that_a_cache_keeps_fails_a_pin_that_could_succeed() {
     both("migrate-drain", &Layout::small(), |scene, kept| {
-        scene.map(1);
-        scene.host.cache_reference(&scene.space, VirtAddr::new(AT)).expect("it is mapped");
+        scene.machine.batch_new_pages(8);
+        scene.map(1); // the page waits in a list of this CPU's, with a reference
         let words = words();
         let table = PinTable::new(&words).expect("enough words");
         match scene.pin(&table, &longterm(1)) {

@@ -198,6 +198,23 @@ pub(super) fn fault_in<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
     Ok(())
 }
 
+pub(super) fn fault_locks<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
+    kit.lock_held()?;
+    let dropped = |hook: &str| {
+        let held = kit.lock_held()?;
+        holds(!held, || format!("`{hook}` has returned, and a lock of yours is held"))
+    };
+    let (space, range) = kit.map(Memory::Private, 1)?;
+    let va = range.start();
+    let fault = Fault { access: BOTH, unshare: false, longterm: false };
+    let _ = kit.host().fault().fault_in(space.id(), va, fault);
+    dropped("fault_in")?;
+    let _ = kit.host().mappings().mapping(space.id(), va);
+    dropped("mapping")?;
+    kit.misplace(&space, va)?;
+    kit.pinned(&space, &longterm(range), |_, _| dropped("migrate"))
+}
+
 pub(super) fn fork_brackets<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
     let (space, _) = kit.present(Memory::Private, 1)?;
     let before = space.fork_sequence();

@@ -125,6 +125,23 @@ pub(super) fn account<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
     })
 }
 
+pub(super) fn enter_leave<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
+    let wait = kit.host().wait();
+    let before = kit.masked()?;
+    let outer = wait.enter();
+    let first = kit.masked()?;
+    let inner = wait.enter();
+    wait.leave(inner);
+    let still = kit.masked()?;
+    wait.leave(outer);
+    let after = kit.masked()?;
+    holds(first, || "`enter` masks nothing".to_owned())?;
+    holds(still, || "`leave` unmasks what was masked before its `enter`".to_owned())?;
+    holds(after == before, || {
+        format!("masked was {before} before `enter`, and is {after} after `leave`")
+    })
+}
+
 pub(super) fn pause<S: Subject>(kit: &Kit<'_, S>) -> Verdict {
     /// More than one page of a busy folio may cost.
     const TIMES: u64 = 64;
