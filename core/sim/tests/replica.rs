@@ -13,6 +13,8 @@ use pinfold_sim::{Machine, Ram, Replica, ReplicaError};
 const WITH_CMA: &[u8] = include_bytes!("../../tests/snapshots/x86_64-6.1-cma.snap");
 const PAGE: u64 = 4096;
 const SWAPPED: u64 = 1 << 62;
+/// A bit of kpageflags.
+const ANON: u64 = 1 << 12;
 /// A frame that no zone has.
 const BEYOND: u64 = 4 << 18;
 
@@ -159,7 +161,7 @@ fn direct(snapshot: &mut Snapshot, name: &str) -> u64 {
     map.fs_type = 0xef53;
     map.flags.push("dax".into());
     let there = |run: &mut PageRun| {
-        if run.frame().is_some() {
+        if run.frame().is_some() && run.kpageflags & ANON == 0 {
             let frame = BEYOND + (run.va - start) / PAGE;
             let (kpageflags, kpagecount) = (1 << 20, 0);
             let pagemap = run.pagemap & !PAGEMAP_FRAME | frame;
@@ -167,13 +169,21 @@ fn direct(snapshot: &mut Snapshot, name: &str) -> u64 {
         }
     };
     for old in say(snapshot, start, pages, there) {
-        let Some(pfn) = old.frame() else { continue };
+        let Some(pfn) = old.frame().filter(|_| old.kpageflags & ANON == 0) else { continue };
         *entry(snapshot, old.va) = (*entry(snapshot, old.va) & !(PAGEMAP_FRAME << 12))
             | (BEYOND + (old.va - start) / PAGE) << 12;
         use_frame(snapshot, pfn, FrameClass::Movable);
     }
-    let class = FrameClass::Process;
-    snapshot.memory.push(FrameRun { start_pfn: BEYOND, frames: pages, class });
+    let new = |run: &&PageRun| run.frame().is_some_and(|frame| frame >= BEYOND);
+    let (first, last) = (
+        snapshot.pages.iter().find(new).unwrap().frame().unwrap(),
+        snapshot.pages.iter().rfind(new).unwrap().frame().unwrap(),
+    );
+    snapshot.memory.push(FrameRun {
+        start_pfn: first,
+        frames: last - first + 1,
+        class: FrameClass::Process,
+    });
     start
 }
 
@@ -211,6 +221,48 @@ fn files_on_persistent_memory_are_known_by_their_mapping() {
     more.memory.last_mut().unwrap().frames += 1;
     let error = refused(&more).to_string();
     assert!(error.contains("in no zone"), "{error}");
+}
+
+/// Linux pins the process's own copies of such pages by its fast way, if they need not move, and
+/// refuses them by its slow way.
+#[test]
+fn own_copies_of_pages_on_persistent_memory_are_pinned() {
+    let mut snapshot = real();
+    let start = direct(&mut snapshot, "file_private_written");
+    let asked = |asker: &str, whole, from, pages, errno| Verdict {
+        asker: asker.into(),
+        write: true,
+        whole,
+        start: start + from * PAGE,
+        pages,
+        errno,
+    };
+    let explained = |verdict| {
+        let found = compare(&Snapshot { verdicts: vec![verdict], ..snapshot.clone() }).unwrap();
+        let reasons: Vec<_> = found.excepted.iter().map(|(known, _)| known.reason).collect();
+        found.disagreements.is_empty().then(|| reasons.concat())
+    };
+    let copies = explained(asked("vfio", false, 0, 3, 95)).unwrap();
+    assert!(copies.contains("own copies"), "{copies}");
+    let short = explained(asked("io_uring", true, 0, 8, 14)).unwrap();
+    assert!(short.contains("only the first of its pages"), "{short}");
+    for agrees in [
+        asked("io_uring", false, 0, 3, 0),
+        asked("vfio", true, 0, 8, 95),
+        asked("vfio", false, 3, 5, 95),
+    ] {
+        assert_eq!(explained(agrees), Some(String::new()));
+    }
+    for wrong in [
+        asked("vfio", false, 0, 3, 14),
+        asked("vfio", true, 0, 8, 14),
+        asked("vfio", true, 0, 8, 0),
+        asked("io_uring", true, 3, 5, 14),
+        asked("io_uring", false, 3, 5, 14),
+        asked("vfio", false, 3, 5, 0),
+    ] {
+        assert_eq!(explained(wrong.clone()), None, "{wrong:?}");
+    }
 }
 
 #[test]

@@ -1,15 +1,20 @@
 //! Verdicts of a kernel against pinfold's, on captures with changes that a real machine could have
 //! had. What the kernel would say was worked out from its rules, not from pinfold.
 
-use pinfold_sim::snapshot::{Snapshot, Verdict};
+use pinfold_sim::snapshot::{FrameClass, FrameRun, Snapshot, Verdict};
 use pinfold_sim::verdict::{CompareError, Comparison, EXCEPTIONS, compare};
 
 const WITH_CMA: &[u8] = include_bytes!("../../tests/snapshots/x86_64-6.1-cma.snap");
 
+const ENOMEM: u16 = 12;
 const EFAULT: u16 = 14;
 const EOPNOTSUPP: u16 = 95;
 /// File-system type of ext2, ext3 and ext4.
 const EXT4: u64 = 0xef53;
+
+/// Bits of kpageflags.
+const ANON: u64 = 1 << 12;
+const KSM: u64 = 1 << 21;
 
 /// A region, the kernel's answers to a read pin and to a write pin.
 type Answers = (&'static str, u16, u16);
@@ -149,13 +154,15 @@ fn shared_files_that_track_dirty_pages_are_refused_to_writers() {
     }
 }
 
-/// Every exception is used, and holds for nothing else.
+/// Every exception is used, and holds for nothing else. (Those of fsdax files are in `replica.rs`.)
 #[test]
 fn exceptions_are_narrow() {
     let mut old = capture("6.1.0-56-amd64");
     put_on(&mut old, "file_shared", EXT4);
     put_on(&mut old, "file_private", EXT4);
-    let [io_uring, lax, device] = EXCEPTIONS else { panic!("another exception: test it here") };
+    let [io_uring, _short, device, lax, hugetlb, _copies] = EXCEPTIONS else {
+        panic!("another exception: test it here")
+    };
     let explains = |(asker, name, write, errno): (&str, &str, bool, u16)| {
         reason(&old, asked(&old, asker, name, write, errno))
     };
@@ -166,6 +173,9 @@ fn exceptions_are_narrow() {
         (("gup_test", "file_shared", true, 0), lax),
         (("vfio", "device", true, 0), device),
         (("vfio", "device", false, 0), device),
+        (("vfio", "hugetlb", false, ENOMEM), hugetlb),
+        (("io_uring", "hugetlb", true, ENOMEM), hugetlb),
+        (("gup_test", "hugetlb", true, Verdict::UNTOLD), hugetlb),
     ] {
         assert_eq!(explains(question), Some(vec![exception.reason]), "{question:?}");
     }
@@ -176,27 +186,87 @@ fn exceptions_are_narrow() {
         ("io_uring", "hugetlb", true, EOPNOTSUPP),
         ("io_uring", "locked", true, EOPNOTSUPP),
         ("io_uring", "file_private", true, EFAULT),
+        ("io_uring", "locked", true, EFAULT),
         ("vfio", "file_private", true, EFAULT),
         ("vfio", "file_shared", false, EFAULT),
         ("io_uring", "device", true, 0),
         ("vfio", "secret", true, 0),
         ("vfio", "no_access", true, 0),
+        ("vfio", "hugetlb", true, EFAULT),
+        ("vfio", "thp", true, ENOMEM),
+        ("vfio", "memfd", true, ENOMEM),
     ] {
         assert_eq!(explains(question), None, "{question:?}");
     }
+    // Where huge pages may stay.
+    let mut plain = old.clone();
+    plain.cma.clear();
+    plain.zones.iter_mut().for_each(|zone| zone.name = "Normal".into());
+    assert_eq!(reason(&plain, asked(&plain, "vfio", "hugetlb", true, 0)), Some(vec![]));
+    assert_eq!(reason(&plain, asked(&plain, "vfio", "hugetlb", true, ENOMEM)), None);
     // Registers further on do not explain why pinfold refuses what comes before them.
     let (start, _) = region(&old, "tmpfs_read_only");
     let (end, _) = region(&old, "secret");
     let verdict = asked(&old, "vfio", "device", true, 0);
     let verdict = Verdict { start, pages: (end - start) >> 12, ..verdict };
     assert_eq!(reason(&old, verdict), None);
-    for later in ["6.5.0", "7.1", "no version"] {
+    for later in ["6.12.0", "7.1", "no version"] {
         old.kernel = later.into();
-        for (asker, errno) in [("io_uring", EOPNOTSUPP), ("vfio", 0)] {
-            let verdict = asked(&old, asker, "file_shared", true, errno);
-            assert_eq!(reason(&old, verdict), None, "{later} {asker}");
+        for (asker, name, errno) in [
+            ("io_uring", "file_shared", EOPNOTSUPP),
+            ("vfio", "file_shared", 0),
+            ("vfio", "hugetlb", ENOMEM),
+        ] {
+            assert_eq!(
+                reason(&old, asked(&old, asker, name, true, errno)),
+                None,
+                "{later} {asker}"
+            );
         }
     }
+}
+
+/// A free huge page where it must not be pinned is no use for a long-term pin.
+#[test]
+fn an_empty_pool_is_a_bus_error() {
+    let mut snapshot = capture("6.12.0");
+    // The second page of it was never touched.
+    let (start, _) = region(&snapshot, "hugetlb_shared");
+    let second = |snapshot: &Snapshot, errno| {
+        let verdict = asked(snapshot, "vfio", "hugetlb_shared", true, errno);
+        reason(snapshot, Verdict { start: start + (2 << 20), pages: 512, ..verdict })
+    };
+    assert_eq!(second(&snapshot, 0), Some(vec![]));
+    // A whole block of kernel memory in the CMA area: nothing but a huge page.
+    let area = snapshot.cma[0].clone();
+    let free = |run: &&FrameRun| run.class == FrameClass::Free && run.frames > 1024;
+    let inside =
+        |run: &&FrameRun| (area.start_pfn..area.start_pfn + area.frames).contains(&run.start_pfn);
+    let run = *snapshot.memory.iter().find(|run| free(run) && inside(run)).unwrap();
+    let at = snapshot.memory.iter().position(|other| *other == run).unwrap();
+    let head = run.start_pfn.next_multiple_of(512);
+    let end = run.start_pfn + run.frames;
+    let part = |from: u64, to: u64, class| FrameRun { start_pfn: from, frames: to - from, class };
+    let parts = [
+        part(run.start_pfn, head, FrameClass::Free),
+        part(head, head + 512, FrameClass::Kernel),
+        part(head + 512, end, FrameClass::Free),
+    ];
+    snapshot.memory.splice(at..=at, parts.into_iter().filter(|run| run.frames > 0));
+    assert_eq!(second(&snapshot, EFAULT), Some(vec![]));
+    assert_eq!(second(&snapshot, ENOMEM), None);
+}
+
+/// Linux 6.12 takes all anonymous memory for merged; only what may be merged is.
+#[test]
+fn a_kernel_that_calls_everything_merged_is_not_believed() {
+    let mut snapshot = capture("6.12.117");
+    for run in snapshot.pages.iter_mut().filter(|run| run.kpageflags & ANON != 0) {
+        run.kpageflags |= KSM;
+    }
+    let verdicts = all(&snapshot);
+    let asked = verdicts.len() as u64;
+    assert_eq!(compared(snapshot, verdicts).agreed, asked);
 }
 
 #[test]

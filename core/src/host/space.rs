@@ -59,7 +59,9 @@ impl Mapping {
 ///
 /// Where a folio's [kind](crate::folio::FolioKind) says all there is to know, mappings are not looked
 /// up: what the embedder maps as device registers, secret memory, fsdax memory or a file whose
-/// dirty pages are tracked must not lead to folios whose kind is another's, such as anonymous.
+/// dirty pages are tracked must not lead to folios whose kind is another's, such as anonymous. There is
+/// one case that does no harm: the copies that a private mapping of an fsdax file has of its pages.
+/// They are pinned where they need neither a fault nor a move, as by Linux.
 ///
 /// What goes wrong otherwise: [`mapping-lookup`](super::duties#mapping-lookup),
 /// [`folio-kinds`](super::duties#folio-kinds).

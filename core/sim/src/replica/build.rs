@@ -190,38 +190,48 @@ impl<'a, 'm> Builder<'a, 'm> {
     /// Huge pages that mappings have reserved and nobody has touched yet. The kernel's words do not
     /// tell them from its own memory; whole blocks of that are taken to be these.
     fn reserved_huge(&mut self, maps: &[Map]) -> Result<(), ReplicaError> {
+        let mut idle = BTreeMap::new();
         for map in maps.iter().filter(|map| map.reserved) {
             let (order, range) = (map.vma.spec.hugetlb, &map.vma.range);
-            let pages = order.pages();
             let absent = (0..range.pages().raw() >> order.raw()).filter(|page| {
                 let at = range.start().raw() + ((page << order.raw()) << range.base().raw());
                 self.tree.leaf(VirtAddr::new(at)).is_none()
             });
-            let absent =
-                absent.take(crate::ram::index(self.state.ram.frames().pages.raw())).count();
-            let all = self.state.ram.frames();
-            let mut at = align_up(all.start, order);
-            for _ in 0..absent {
-                let block = loop {
-                    let block = FrameRange::new(at, pages);
-                    if block.end() > all.end() {
-                        return Ok(());
-                    }
-                    at = block.end();
-                    let idle = |pfn: Pfn| {
-                        self.pages.class(pfn.raw()) == FrameClass::Kernel
-                            && self.state.zones.is_free(pfn)
-                    };
-                    if block.iter().all(idle) {
-                        break block;
-                    }
-                };
+            let all = crate::ram::index(self.state.ram.frames().pages.raw());
+            for _ in 0..absent.take(all).count() {
+                let blocks = idle.entry(order).or_insert_with(|| self.idle_blocks(order));
+                let Some(head) = blocks.pop() else { break };
                 let none = FolioFlags::empty();
-                let folio = self.take(block.start, order, FolioKind::Hugetlb, none)?;
+                let folio = self.take(head, order, FolioKind::Hugetlb, none)?;
                 self.state.free(folio);
             }
         }
         Ok(())
+    }
+
+    /// Whole blocks of kernel memory. Those come last that cannot be anything else: where what cannot
+    /// be moved is never allocated.
+    fn idle_blocks(&self, order: Order) -> Vec<Pfn> {
+        let all = self.state.ram.frames();
+        let mut at = align_up(all.start, order);
+        let mut blocks = Vec::new();
+        loop {
+            let block = FrameRange::new(at, order.pages());
+            if block.end() > all.end() {
+                break;
+            }
+            let idle = |pfn: Pfn| {
+                self.pages.class(pfn.raw()) == FrameClass::Kernel && self.state.zones.is_free(pfn)
+            };
+            if block.iter().all(idle) {
+                blocks.push(at);
+            }
+            at = block.end();
+        }
+        blocks.sort_by_key(|head| {
+            (self.state.zones.place(*head) != NORMAL, std::cmp::Reverse(*head))
+        });
+        blocks
     }
 
     /// The use of all frames that are left.

@@ -145,7 +145,8 @@ fn describe(
     };
     if anonymous {
         let once = frames.iter().all(|(_, said)| said.count == 1);
-        found.flags.set(FolioFlags::EXCLUSIVE, once && said.flags & kpf::KSM == 0);
+        let merged = said.flags & kpf::KSM != 0 && maps[said.map].mergeable;
+        found.flags.set(FolioFlags::EXCLUSIVE, once && !merged);
     } else if let Some((file, page)) = files.of_frame.get(first) {
         let Some(start) = page.checked_sub(*first - head) else {
             return wrong("its folio begins before its file");

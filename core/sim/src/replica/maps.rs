@@ -25,6 +25,9 @@ pub(super) struct Map {
     pub(super) file: Option<FileKey>,
     /// Whether huge pages are kept for what is not touched yet.
     pub(super) reserved: bool,
+    /// Whether equal pages may have been merged. The KSM bit of kpageflags does not tell: several
+    /// kernels, 6.12 among them, set it for all anonymous memory.
+    pub(super) mergeable: bool,
 }
 
 /// Files with different keys are different. Those with equal ones may still be.
@@ -130,7 +133,7 @@ fn read_one(mapping: &Mapping, range: AddrRange) -> Result<Map, ReplicaError> {
         ..MapSpec::anonymous(range.start().raw(), range.pages().raw())
     };
     let reserved = kind == MappingKind::Hugetlb && !flag("nr");
-    Ok(Map { vma: Vma { spec, range }, file, reserved })
+    Ok(Map { vma: Vma { spec, range }, file, reserved, mergeable: flag("mg") })
 }
 
 /// What backs a mapping, and what kind of file if it is one.

@@ -26,7 +26,7 @@
 use std::fmt;
 
 use pinfold::folio::Why;
-use pinfold::host::{FaultError, Mapping};
+use pinfold::host::{FaultError, Mapping, MappingKind};
 use pinfold::policy::Refusal;
 use pinfold::sync::Word;
 use pinfold::{
@@ -156,6 +156,10 @@ pub(super) struct Case<'a> {
     pub(super) mappings: &'a [Mapping],
     /// Pinfold's answer as an error number; `None` where the kernel has none for it.
     pub(super) ours: Option<u16>,
+    /// Whether pinfold refused, and not the first page already.
+    pub(super) later: bool,
+    /// Whether any of the pages was captured in a movable zone or a CMA area.
+    pub(super) kept: bool,
 }
 
 fn one(
@@ -175,7 +179,12 @@ fn one(
         let range = left.take(count).unwrap_or(left);
         rest = left.skip(count);
         let answer = ask(replica, range, verdict.write)?;
-        let ours = answer.map_or_else(|error| errno(&error.cause), |()| Some(0));
+        let ours = match &answer {
+            Ok(()) => Some(0),
+            Err(error) => {
+                errno(&error.cause, mappings.iter().find(|map| map.range.contains(error.at)))
+            }
+        };
         if ours == Some(verdict.errno) || verdict.errno == Verdict::UNTOLD && answer.is_err() {
             continue;
         }
@@ -185,8 +194,14 @@ fn one(
             Err(error) => mapping.range.contains(error.at),
         };
         let reached: Vec<Mapping> = mappings.iter().filter(reached).copied().collect();
-        let kernel = version(&snapshot.kernel);
-        let case = Case { kernel, verdict, mappings: &reached, ours };
+        let case = Case {
+            kernel: version(&snapshot.kernel),
+            verdict,
+            mappings: &reached,
+            ours,
+            later: answer.is_err_and(|error| error.at != range.start()),
+            kept: kept(snapshot, &range),
+        };
         let Some(known) = EXCEPTIONS.iter().find(|exception| exception.explains(&case)) else {
             let (verdict, at) = (verdict.clone(), range.start());
             found.disagreements.push(Disagreement { verdict, at, ours: answer });
@@ -225,10 +240,33 @@ fn ask(
     }
 }
 
+/// Whether a page of the range was captured where nothing may be pinned for long.
+fn kept(snapshot: &Snapshot, range: &AddrRange) -> bool {
+    let movable = snapshot.zones.iter().filter(|zone| zone.name == "Movable");
+    let places = movable.map(|zone| (zone.start_pfn, zone.spanned));
+    let places = places.chain(snapshot.cma.iter().map(|area| (area.start_pfn, area.frames)));
+    let places: Vec<(u64, u64)> = places.collect();
+    snapshot.pages.iter().any(|run| {
+        let Some(first) = run.frame() else { return false };
+        let from = range.start().raw().saturating_sub(run.va) >> range.base().raw();
+        let behind = (range.last().raw() + 1).saturating_sub(run.va) >> range.base().raw();
+        let (from, behind) = (first + from.min(run.count), first + behind.min(run.count));
+        places.iter().any(|(start, frames)| {
+            from < behind && from < start.saturating_add(*frames) && *start < behind
+        })
+    })
+}
+
 /// The kernel's number for what stood in the way, where it has one for it.
-fn errno(cause: &PinCause) -> Option<u16> {
+fn errno(cause: &PinCause, mapping: Option<&Mapping>) -> Option<u16> {
     match cause {
         PinCause::Refused(Refusal::FsDax) => Some(EOPNOTSUPP),
+        // An empty pool is a bus error.
+        PinCause::Fault(FaultError::NoMemory)
+            if mapping.is_some_and(|mapping| mapping.kind == MappingKind::Hugetlb) =>
+        {
+            Some(EFAULT)
+        }
         PinCause::Fault(FaultError::NoMemory)
         | PinCause::OverLimit(_)
         | PinCause::Overflow { .. } => Some(ENOMEM),

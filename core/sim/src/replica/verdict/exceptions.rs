@@ -3,7 +3,8 @@
 
 use pinfold::host::{Mapping, MappingKind};
 
-use super::{Case, EFAULT, EOPNOTSUPP};
+use super::{Case, EFAULT, ENOMEM, EOPNOTSUPP};
+use crate::snapshot::Verdict;
 
 /// A reason for which the kernel's answer may differ from pinfold's.
 #[derive(Debug)]
@@ -14,12 +15,10 @@ pub struct Exception {
     pub before: Option<(u32, u32)>,
     /// The reason.
     pub reason: &'static str,
-    /// Whether it was for reading or for writing that was asked, if that matters.
-    write: Option<bool>,
-    /// The mapping that the reason is about.
-    about: fn(&Mapping) -> bool,
-    /// The kernel's answer.
-    kernel: u16,
+    /// The pins that the reason is about.
+    about: fn(&Case<'_>) -> bool,
+    /// The kernel's answers.
+    kernel: &'static [u16],
     /// What pinfold answers instead.
     ours: &'static [u16],
 }
@@ -29,10 +28,19 @@ impl Exception {
         let early = |before| case.kernel.is_some_and(|kernel| kernel < before);
         self.asker.is_none_or(|asker| asker == case.verdict.asker)
             && self.before.is_none_or(early)
-            && self.write.is_none_or(|write| write == case.verdict.write)
-            && self.kernel == case.verdict.errno
+            && self.kernel.contains(&case.verdict.errno)
             && case.ours.is_some_and(|ours| self.ours.contains(&ours))
-            && case.mappings.iter().any(self.about)
+            && (self.about)(case)
+    }
+}
+
+impl Case<'_> {
+    fn on(&self, mapping: impl Fn(&Mapping) -> bool) -> bool {
+        self.mappings.iter().any(mapping)
+    }
+
+    fn on_a(&self, kind: MappingKind) -> bool {
+        self.on(|mapping| mapping.kind == kind)
     }
 }
 
@@ -43,28 +51,54 @@ pub const EXCEPTIONS: &[Exception] = &[
         before: Some((6, 5)),
         reason: "io_uring itself refused all buffers in ordinary files, private ones too, \
                  after they were pinned",
-        write: Some(true),
-        about: |mapping| mapping.kind == MappingKind::File,
-        kernel: EOPNOTSUPP,
+        about: |case| case.verdict.write && case.on_a(MappingKind::File),
+        kernel: &[EOPNOTSUPP],
         ours: &[0, EFAULT],
+    },
+    Exception {
+        asker: Some("io_uring"),
+        before: None,
+        reason: "io_uring says EFAULT when only the first of its pages could be pinned, whatever \
+                 stood in the way of the next",
+        about: |case| case.verdict.whole && case.later,
+        kernel: &[EFAULT],
+        ours: &[ENOMEM, EOPNOTSUPP],
+    },
+    Exception {
+        asker: Some("vfio"),
+        before: None,
+        reason: "vfio maps device registers by their frame numbers, without pinning anything",
+        about: |case| case.on_a(MappingKind::Device),
+        kernel: &[0],
+        ours: &[EFAULT],
     },
     Exception {
         asker: None,
         before: Some((6, 5)),
         reason: "the kernel still let devices write for long to shared files that track dirty \
                  pages; refused since 8ac268436e6d and a6e79df92e4a",
-        write: Some(true),
-        about: |mapping| mapping.dirty_tracked && mapping.shared,
-        kernel: 0,
+        about: |case| {
+            case.verdict.write && case.on(|mapping| mapping.dirty_tracked && mapping.shared)
+        },
+        kernel: &[0],
         ours: &[EFAULT],
     },
     Exception {
-        asker: Some("vfio"),
+        asker: None,
+        before: Some((6, 12)),
+        reason: "the kernel refused hugetlb pages in CMA areas and movable zones instead of moving \
+                 them; fixed by f442fa614137",
+        about: |case| case.kept && case.on_a(MappingKind::Hugetlb),
+        kernel: &[ENOMEM, Verdict::UNTOLD],
+        ours: &[0],
+    },
+    Exception {
+        asker: None,
         before: None,
-        reason: "vfio maps device registers by their frame numbers, without pinning anything",
-        write: None,
-        about: |mapping| mapping.kind == MappingKind::Device,
-        kernel: 0,
-        ours: &[EFAULT],
+        reason: "the process's own copies of pages of fsdax files: the kernel's slow way refuses \
+                 them for their mapping, its fast way pins them, and so does pinfold",
+        about: |case| case.on(|mapping| mapping.kind == MappingKind::FsDax && !mapping.shared),
+        kernel: &[EOPNOTSUPP],
+        ours: &[0],
     },
 ];
