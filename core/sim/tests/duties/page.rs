@@ -74,3 +74,24 @@ fn the_page_says_which_duties_the_kit_checks() {
         duties.iter().filter(|duty| duty.checked).map(|duty| duty.name.as_str()).collect();
     assert_eq!(checked, DUTIES);
 }
+
+#[test]
+fn every_pointer_to_a_duty_leads_to_one() {
+    let page = fs::read_to_string(root().join("../src/host/duties.md")).expect("the page");
+    let headings: BTreeSet<String> = page
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches(['#', ' ']).replace('`', "").to_lowercase())
+        .map(|heading| heading.replace(' ', "-"))
+        .collect();
+    let mut pointers = 0;
+    for entry in fs::read_dir(root().join("../src/host")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a source");
+        for pointer in text.split("duties#").skip(1).filter_map(|rest| rest.split(')').next()) {
+            assert!(headings.contains(pointer), "{}: no duty {pointer}", path.display());
+            pointers += 1;
+        }
+    }
+    assert!(pointers > 8, "the sources were not read");
+}
