@@ -21,7 +21,7 @@ pub struct AddressSpace<F> {
     forks: Word,
 }
 
-/// A state of the space's mappings: unchanged as long as it compares equal.
+/// A state of the space's mappings, or of its forks: unchanged as long as it compares equal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sequence(u64);
 
@@ -86,7 +86,7 @@ impl<F: PageFormat> AddressSpace<F> {
         self.forks.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The fork sequence, or `None` while a fork is under way. A lockless pin that overlaps a fork
+    /// The state of forks now, or `None` while one is under way. A lockless pin that overlaps a fork
     /// is thrown away: it samples this before and compares after.
     pub fn fork_sequence(&self) -> Option<Sequence> {
         let seen = self.forks.load(Ordering::SeqCst);

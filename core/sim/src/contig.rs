@@ -133,9 +133,12 @@ impl<F: TableFormat> State<'_, F> {
         pages
     }
 
-    pub(crate) fn release_hog(&mut self) {
-        for pfn in std::mem::take(&mut self.hogged) {
-            self.put(pfn, 1);
+    /// Returns how many frames came back.
+    pub(crate) fn release_hog(&mut self) -> usize {
+        let hogged = std::mem::take(&mut self.hogged);
+        for pfn in &hogged {
+            self.put(*pfn, 1);
         }
+        hogged.len()
     }
 }

@@ -16,15 +16,40 @@ use crate::zones::Want;
 
 impl<F: TableFormat> State<'_, F> {
     pub(crate) fn fork(&mut self, id: SpaceId) -> Result<Arc<AddressSpace<F>>, MapError> {
-        let parent = Arc::clone(&self.spaces.get(&id.0).ok_or(MapError::NoSpace)?.handle);
+        self.begin_fork(id)?;
+        let parent = Arc::clone(&self.spaces[&id.0].handle);
+        let forked = self.copy_space(id, &parent);
+        self.forking.remove(&id.0);
+        parent.fork_end();
+        forked
+    }
+
+    /// The first half of a fork that takes its time: it looks which pages are pinned, and will share
+    /// the others. Whoever pins one of them before the second half must notice that a fork has
+    /// begun.
+    pub(crate) fn begin_fork(&mut self, id: SpaceId) -> Result<(), MapError> {
+        let space = self.spaces.get(&id.0).ok_or(MapError::NoSpace)?;
+        if self.forking.contains_key(&id.0) {
+            return Ok(());
+        }
+        space.handle.fork_start();
+        let pins = |head: Pfn| self.folio(head).map_or(0, |f| self.frames.counts_of(f).pins());
+        let pinned = self.rmap.keys().copied().filter(|head| pins(*head) > 0).collect();
+        self.forking.insert(id.0, pinned);
+        Ok(())
+    }
+
+    fn copy_space(
+        &mut self,
+        id: SpaceId,
+        parent: &AddressSpace<F>,
+    ) -> Result<Arc<AddressSpace<F>>, MapError> {
         let child = self.add_space()?;
         let vmas = self.spaces[&id.0].vmas.clone();
         self.spaces.get_mut(&child.id().0).expect("just made").vmas.clone_from(&vmas);
-        parent.fork_start();
         parent.invalidate_start();
         let copied = vmas.values().try_for_each(|vma| self.fork_mapping(id, child.id(), vma));
         parent.invalidate_end();
-        parent.fork_end();
         if let Err(error) = copied {
             self.drop_space(child.id())?;
             return Err(error.into());
@@ -71,10 +96,10 @@ impl<F: TableFormat> State<'_, F> {
         let first = self.pfn_of(leaf);
         let folio = self.folio(first).expect("looked up by the caller");
         let exclusive = folio.info().flags.contains(FolioFlags::EXCLUSIVE);
-        // First the mark goes, then pins are looked for: a pin that comes later sees that the mark
-        // is gone, or the fork.
         self.frames.set_flags(folio, FolioFlags::EXCLUSIVE, false);
-        if exclusive && self.frames.counts_of(folio).pins() > 0 {
+        let pinned =
+            self.forking.get(&parent.0).is_some_and(|pinned| pinned.contains(&folio.head()));
+        if exclusive && pinned {
             self.frames.set_flags(folio, FolioFlags::EXCLUSIVE, true);
             self.set_rights(spot, leaf, leaf.rights);
             return self.copy_for_child(child, vma, va, first, leaf);

@@ -195,6 +195,7 @@ impl<F: TableFormat> Wait for Machine<'_, F> {
 
 impl<F: TableFormat> Trace for Machine<'_, F> {
     fn event(&self, event: Event) {
+        self.injector.call(self, HostCall::Event);
         Log::keep(&self.log.events, event);
     }
 }

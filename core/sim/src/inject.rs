@@ -38,11 +38,16 @@ pub enum HostCall {
     Pause,
     /// The caches of new pages are to be emptied. Fails: they are not.
     Drain,
+    /// An event. Cannot fail.
+    Event,
+    /// A walker has read a page-table entry, in a space that is
+    /// [watched](Machine::watching). Cannot fail.
+    Entry,
 }
 
 impl HostCall {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Table,
         Self::Mapping,
         Self::GuardEnter,
@@ -54,11 +59,20 @@ impl HostCall {
         Self::Uncharge,
         Self::Pause,
         Self::Drain,
+        Self::Event,
+        Self::Entry,
     ];
 
     /// Those that can fail.
-    pub const FALLIBLE: [Self; 6] =
-        [Self::Table, Self::Mapping, Self::Fault, Self::Migrate, Self::Charge, Self::Pause];
+    pub const FALLIBLE: [Self; 7] = [
+        Self::Table,
+        Self::Mapping,
+        Self::Fault,
+        Self::Migrate,
+        Self::Charge,
+        Self::Pause,
+        Self::Drain,
+    ];
 }
 
 type Deed<'m, F> = Box<dyn FnOnce(&Machine<'m, F>) + Send + 'm>;
@@ -68,12 +82,17 @@ enum Action<'m, F> {
     Do(Deed<'m, F>),
 }
 
+/// What happens at which call, in order.
+type Plan<'m, F> = BTreeMap<(HostCall, u64), Vec<Action<'m, F>>>;
+
 /// Counts calls and keeps the schedule.
 pub(crate) struct Injector<'m, F> {
     calls: [AtomicU64; HostCall::ALL.len()],
     /// Whether anything is scheduled: the only thing that an unhurried call looks at.
     armed: AtomicBool,
-    plan: Mutex<BTreeMap<(HostCall, u64), Action<'m, F>>>,
+    plan: Mutex<Plan<'m, F>>,
+    /// Calls that were made to fail.
+    failed: AtomicU64,
 }
 
 impl<F> fmt::Debug for Injector<'_, F> {
@@ -88,6 +107,7 @@ impl<'m, F> Injector<'m, F> {
             calls: [const { AtomicU64::new(0) }; HostCall::ALL.len()],
             armed: AtomicBool::new(false),
             plan: Mutex::new(BTreeMap::new()),
+            failed: AtomicU64::new(0),
         }
     }
 
@@ -97,7 +117,7 @@ impl<'m, F> Injector<'m, F> {
 
     fn plan(&self, call: HostCall, nth: u64, action: Action<'m, F>) {
         let at = self.calls(call) + nth;
-        lock(&self.plan).insert((call, at), action);
+        lock(&self.plan).entry((call, at)).or_default().push(action);
         self.armed.store(true, Ordering::SeqCst);
     }
 
@@ -109,6 +129,10 @@ impl<'m, F> Injector<'m, F> {
         self.plan(call, nth, Action::Do(deed));
     }
 
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn scheduled(&self) -> bool {
         !lock(&self.plan).is_empty()
     }
@@ -118,20 +142,24 @@ impl<'m, F> Injector<'m, F> {
         self.armed.store(false, Ordering::SeqCst);
     }
 
-    /// Counts a call, does what is scheduled for it, and says whether it shall succeed.
+    /// Counts a call, does what is scheduled for it in the order in which it was scheduled, and
+    /// says whether the call shall succeed.
     pub(crate) fn call(&self, machine: &Machine<'m, F>, call: HostCall) -> bool {
         let nth = self.calls[call as usize].fetch_add(1, Ordering::SeqCst) + 1;
         if !self.armed.load(Ordering::SeqCst) {
             return true;
         }
-        let action = lock(&self.plan).remove(&(call, nth));
-        match action {
-            None => true,
-            Some(Action::Fail) => false,
-            Some(Action::Do(deed)) => {
-                deed(machine);
-                true
+        let actions = lock(&self.plan).remove(&(call, nth)).unwrap_or_default();
+        let mut succeed = true;
+        for action in actions {
+            match action {
+                Action::Fail => succeed = false,
+                Action::Do(deed) => deed(machine),
             }
         }
+        if !succeed {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+        }
+        succeed
     }
 }

@@ -54,6 +54,7 @@ mod space;
 mod state;
 mod swap;
 mod tables;
+mod watch;
 mod zones;
 
 pub mod conformance;
@@ -75,4 +76,5 @@ pub use objects::{FileId, FileKind, TruncateError};
 pub use ram::Ram;
 pub use replica::{Replica, ReplicaError, verdict};
 pub use state::NoMemory;
+pub use watch::Watched;
 pub use zones::{Place, Want, ZoneCounts};

@@ -127,6 +127,15 @@ impl<'m, F: TableFormat> Machine<'m, F> {
         self.state().fork(id)
     }
 
+    /// Begins a fork that [`fork`](Self::fork) will complete: it has found out which pages are pinned,
+    /// and shares the others in the end.
+    ///
+    /// # Errors
+    /// [`MapError::NoSpace`].
+    pub fn begin_fork(&self, id: SpaceId) -> Result<(), MapError> {
+        self.state().begin_fork(id)
+    }
+
     /// Ends a space: unmaps everything, frees its tables. Its handle must not be used any more.
     ///
     /// # Errors
@@ -345,9 +354,9 @@ impl<'m, F: TableFormat> Machine<'m, F> {
         self.state().hog(pages)
     }
 
-    /// Gives back all that [`hog`](Self::hog) took.
-    pub fn release_hog(&self) {
-        self.state().release_hog();
+    /// Gives back all that [`hog`](Self::hog) took. Returns how many frames that were.
+    pub fn release_hog(&self) -> usize {
+        self.state().release_hog()
     }
 
     /// Moves the folio behind an address to such a place, whoever maps it.
@@ -458,13 +467,19 @@ impl<'m, F: TableFormat> Machine<'m, F> {
         self.injector.calls(call)
     }
 
+    /// How many calls were made to fail.
+    #[must_use]
+    pub fn failed_calls(&self) -> u64 {
+        self.injector.failed()
+    }
+
     /// Makes the `nth` call from now on fail: 1 is the next.
     pub fn fail(&self, call: HostCall, nth: u64) {
         self.injector.fail(call, nth);
     }
 
     /// Has something happen at the `nth` call from now on, before the call does its work. It may
-    /// use the machine, not the engine.
+    /// use the machine, not the engine. What is scheduled for the same call happens in order.
     pub fn during(&self, call: HostCall, nth: u64, deed: impl FnOnce(&Self) + Send + 'm) {
         self.injector.during(call, nth, Box::new(deed));
     }

@@ -72,6 +72,8 @@ pub(crate) struct State<'m, F> {
     /// Frames that were allocated in one piece, or taken to make memory short.
     pub(crate) pieces: Vec<FrameRange>,
     pub(crate) hogged: Vec<Pfn>,
+    /// Spaces whose fork has begun, and which folios it found pinned.
+    pub(crate) forking: BTreeMap<u64, BTreeSet<Pfn>>,
     /// The shared zero frame and the huge zero folio.
     pub(crate) zero: Pfn,
     pub(crate) huge_zero: Option<Pfn>,
@@ -105,6 +107,7 @@ impl<'m, F: TableFormat> State<'m, F> {
             surplus: 0,
             pieces: Vec::new(),
             hogged: Vec::new(),
+            forking: BTreeMap::new(),
             zero,
             huge_zero: None,
         }
