@@ -3,17 +3,39 @@
 use std::fs;
 use std::path::Path;
 
-#[test]
-fn the_walk_corpus() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/walk");
-    let (mut replayed, mut pinned) = (0, 0);
+use pinfold_sim::script::{Outcome, Script, run};
+
+/// Calls `each` with the inputs of a target. Returns how many there are.
+fn replay(target: &str, mut each: impl FnMut(&Path, &[u8])) -> u32 {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let mut replayed = 0;
     for entry in fs::read_dir(corpus).expect("the corpus is in the tree") {
         let path = entry.expect("a readable folder").path();
         let input = fs::read(&path).expect("a readable file");
         assert!(input.len() <= 4096, "{} is no small seed", path.display());
-        pinned += u32::from(pinfold_sim::hostile::walk_and_pin(&input));
+        each(&path, &input);
         replayed += 1;
     }
+    replayed
+}
+
+#[test]
+fn the_walk_corpus() {
+    let mut pinned = 0;
+    let replayed = replay("walk", |_, input| {
+        pinned += u32::from(pinfold_sim::hostile::walk_and_pin(input));
+    });
     assert!(replayed >= 7, "only {replayed} inputs");
     assert!(pinned >= 2, "the seeds reach only errors: {pinned} pins");
+}
+
+#[test]
+fn the_script_corpus() {
+    let mut sum = Outcome::default();
+    let replayed = replay("script", |path, input| match run(&Script::from_bytes(input)) {
+        Ok(outcome) => sum += outcome,
+        Err(failure) => panic!("{}: {failure}", path.display()),
+    });
+    assert!(replayed >= 4, "only {replayed} inputs");
+    assert!(sum.pinned >= 4 && sum.injected + sum.disturbed >= 4, "they do too little: {sum}");
 }

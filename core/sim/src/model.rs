@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 use pinfold::folio::{Folio, FolioFlags, FolioKind};
 use pinfold::host::SpaceId;
+use pinfold::table::Run;
 use pinfold::{Access, AddrRange, Order, Pfn, PhysAddr, PinFlags, PinRequest, Rights, VirtAddr};
 use pinfold_arch::{Entry, Leaf};
 
@@ -200,7 +201,7 @@ impl Model {
             }
         }
         check_zones(&state, &free)?;
-        self.check_held(&state)?;
+        self.held.iter().try_for_each(|(table, held)| check_held(&state, *table, held))?;
         let charged = machine.accounts.charged();
         let due = self.due();
         ensure(charged == due, || format!("accounts are charged {charged:?}, due is {due:?}"))
@@ -280,25 +281,49 @@ impl Model {
         Ok(owed)
     }
 
-    /// What is held lies where it may and is what the process sees.
-    fn check_held<F: TableFormat>(&self, state: &State<'_, F>) -> Verdict {
-        for (table, held) in &self.held {
-            for (va, page) in addresses(&held.request.range).zip(&held.pages) {
-                let pfn = page.pfn;
-                if held.request.flags.contains(PinFlags::LONGTERM) {
-                    check_place(state, pfn)?;
-                }
-                if !page.attached {
-                    continue;
-                }
-                let now = mapped(state, held.space, va).map(|(_, pfn)| pfn);
-                ensure(now == Some(pfn), || {
-                    format!("table {table} holds frame {pfn} for {va}, the process sees {now:?}")
-                })?;
-            }
+    /// Looks at what one table holds: it lies where it may and is what the process sees.
+    ///
+    /// # Errors
+    /// With the first page for which that is not so.
+    pub fn check_pins<F: TableFormat>(&self, machine: &Machine<'_, F>, table: u64) -> Verdict {
+        let state = machine.state();
+        self.held.get(&table).map_or(Ok(()), |held| check_held(&state, table, held))
+    }
+
+    /// Looks whether folios that were given back dirty are marked, unless they went with that.
+    ///
+    /// # Errors
+    /// With the first that is not.
+    pub fn check_dirty<F: TableFormat>(machine: &Machine<'_, F>, run: &Run) -> Verdict {
+        let state = machine.state();
+        for i in 0..run.pages.raw() {
+            let Some(folio) = state.folio(Pfn::new(run.pfn.raw() + i)) else { continue };
+            let used = state.frames.counts_of(folio).references() > 0;
+            let marked = folio.info().flags.contains(FolioFlags::DIRTY);
+            ensure(marked || !used || folio.is_zero_frame(), || {
+                format!("{folio:?} was written by a device and is not marked")
+            })?;
         }
         Ok(())
     }
+}
+
+/// What a table holds lies where it may and is what the process sees.
+fn check_held<F: TableFormat>(state: &State<'_, F>, table: u64, held: &Held) -> Verdict {
+    for (va, page) in addresses(&held.request.range).zip(&held.pages) {
+        let pfn = page.pfn;
+        if held.request.flags.contains(PinFlags::LONGTERM) {
+            check_place(state, pfn)?;
+        }
+        if !page.attached {
+            continue;
+        }
+        let now = mapped(state, held.space, va).map(|(_, pfn)| pfn);
+        ensure(now == Some(pfn), || {
+            format!("table {table} holds frame {pfn} for {va}, the process sees {now:?}")
+        })?;
+    }
+    Ok(())
 }
 
 /// What a folio must be counted, and by whom it is mapped.

@@ -3,24 +3,25 @@
 //! Operands are small integers and taken modulo what there is, so that any script makes sense and
 //! random ones meet each other. A step that cannot be done (no such file, nothing mapped) does
 //! nothing. [`run`] executes a script against the engine and asks the [model](crate::model) after
-//! every step.
+//! every step; a [`Session`] does so step by step. [`Script::random`] makes scripts from a seed or
+//! from bytes, and [`reduced`] finds the few steps that are to blame.
 
-#[cfg(feature = "arbitrary")]
-use arbitrary::Arbitrary;
-
+mod outcome;
 mod play;
+mod random;
+mod reduce;
 mod world;
 
-pub use play::{Failure, Outcome, layout, run};
+pub use outcome::{Did, Failure, Outcome};
+pub use play::{Session, layout, run, run_checking};
+pub use reduce::reduced;
 
 /// Steps, one after the other.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[cfg_attr(feature = "arbitrary", derive(Arbitrary))]
 pub struct Script(pub Vec<Op>);
 
 /// One step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "arbitrary", derive(Arbitrary))]
 pub enum Op {
     /// Something happens to the machine.
     Do(Deed),
@@ -29,7 +30,7 @@ pub enum Op {
         /// Index into [`HostCall::ALL`](crate::HostCall::ALL).
         call: u8,
         /// 0 is the next call.
-        nth: u8,
+        nth: u16,
         /// What.
         deed: Deed,
     },
@@ -38,7 +39,7 @@ pub enum Op {
         /// Index into [`HostCall::FALLIBLE`](crate::HostCall::FALLIBLE).
         call: u8,
         /// 0 is the next call.
-        nth: u8,
+        nth: u16,
     },
     /// Pins pages.
     Pin {
@@ -62,6 +63,13 @@ pub enum Op {
         /// Whether the device wrote.
         dirty: bool,
     },
+    /// The device writes to a page and says so.
+    Mark {
+        /// Which pin table.
+        table: u8,
+        /// Which page of it, modulo what it has.
+        page: u8,
+    },
     /// Limits an account to so many pages.
     Limit {
         /// Which account.
@@ -73,7 +81,6 @@ pub enum Op {
 
 /// How a pin is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "arbitrary", derive(Arbitrary))]
 pub enum How {
     /// For long.
     Longterm,
@@ -90,7 +97,6 @@ pub enum How {
 /// A part of one of a space's mappings. Where something is to be mapped, and in a space without
 /// mappings, a part of a window of addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "arbitrary", derive(Arbitrary))]
 pub struct Part {
     /// Which space.
     pub space: u8,
@@ -121,7 +127,6 @@ impl Part {
 
 /// What a window can be filled with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "arbitrary", derive(Arbitrary))]
 pub enum What {
     /// Anonymous memory in base pages.
     Small,
@@ -145,7 +150,6 @@ pub enum What {
 
 /// Something that happens to the machine beside the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "arbitrary", derive(Arbitrary))]
 pub enum Deed {
     /// Maps something.
     Map(Part, What),
@@ -157,8 +161,12 @@ pub enum Deed {
     Read(Part),
     /// The CPU writes to every page.
     Write(Part),
+    /// The CPU writes to every page of the huge page's worth of memory around the first page.
+    Fill(Part),
     /// Forks a space, while there are few.
     Fork(u8),
+    /// As the first half of a fork; inside a walk. The second half comes when the walk ends.
+    ForkSlowly(u8),
     /// Ends a space. Not during a call.
     Exit(u8),
     /// Cuts or extends a file.

@@ -10,6 +10,13 @@ use crate::command::{Show, check, command, root};
 use crate::counts::Counts;
 use crate::need::NEXTEST;
 
+/// Optimised, but with every assertion. It says what it did, and how to repeat what failed.
+pub(super) fn model() -> Outcome {
+    let mut storm = command("cargo", &["run", "--profile", "checked", "--package", "pinfold-sim"]);
+    storm.args(["--example", "storm", "--", "--operations", "1000000"]);
+    check(storm, Show::Always)
+}
+
 /// In a target directory of its own: the flag would rebuild everything else each time.
 pub(super) fn loom() -> Outcome {
     let mut test = command("cargo", &["test", "--release", "--package", "pinfold"]);

@@ -32,8 +32,11 @@ pub(super) struct World {
     stamp: u8,
     /// Ranges that were unmapped since somebody last looked.
     pub(super) gone: Vec<(SpaceId, AddrRange)>,
-    /// Whether any deed was done since then.
+    /// Whether any deed was tried since then.
     pub(super) disturbed: bool,
+    /// Deeds inside calls: those that were done, and those that could not be done.
+    pub(super) done: u64,
+    pub(super) idle: u64,
 }
 
 fn huge() -> Order {
@@ -63,6 +66,8 @@ impl World {
             stamp: 0,
             gone: Vec::new(),
             disturbed: false,
+            done: 0,
+            idle: 0,
         }
     }
 
@@ -104,17 +109,19 @@ impl World {
         (id, range.expect("a part has pages and is aligned"))
     }
 
-    /// Does one thing. What the machine refuses is left undone.
-    pub(super) fn apply(&mut self, machine: &Machine<'_>, deed: &Deed, during: bool) {
+    /// Does one thing and says whether it was done. What the machine refuses is left undone.
+    pub(super) fn apply(&mut self, machine: &Machine<'_>, deed: &Deed, during: bool) -> bool {
         self.disturbed = true;
         match deed {
             Deed::Map(part, what) => self.map(machine, part, what),
             Deed::Unmap(part) => {
                 let (id, range) = self.range(machine, part);
                 let (at, pages) = (range.start().raw(), range.pages().raw());
-                if machine.unmap(id, at, pages).is_ok() {
+                let done = machine.unmap(id, at, pages).is_ok();
+                if done {
                     self.gone.push((id, range));
                 }
+                done
             }
             Deed::Protect(part, rights) => {
                 let (id, at, pages) = self.part(machine, part);
@@ -123,43 +130,53 @@ impl World {
                     1 => Access::READ,
                     _ => Access::all(),
                 };
-                let _ = machine.protect(id, at, pages, access);
+                machine.protect(id, at, pages, access).is_ok()
             }
             Deed::Read(part) => self.touch(machine, part, false),
             Deed::Write(part) => self.touch(machine, part, true),
+            Deed::Fill(part) => {
+                let (id, at, _) = self.part(machine, part);
+                self.stamp = self.stamp.wrapping_add(1);
+                let pages = (0..512).map(|page| (at & !0x1f_ffff) + (page << 12));
+                // Pages outside the mapping stay as they are.
+                pages.filter(|va| machine.write(id, *va, &[self.stamp]).is_ok()).count() > 0
+            }
             Deed::Fork(name) => {
-                if self.spaces.len() < SPACES
-                    && let Ok(child) = machine.fork(self.space(*name))
-                {
-                    self.spaces.push(child.id());
-                }
+                let room = self.spaces.len() < SPACES;
+                let child = room.then(|| machine.fork(self.space(*name)).ok()).flatten();
+                self.spaces.extend(child.as_ref().map(|child| child.id()));
+                child.is_some()
+            }
+            Deed::ForkSlowly(name) => {
+                self.spaces.len() < SPACES && machine.begin_fork(self.space(*name)).is_ok()
             }
             Deed::Exit(name) => {
-                if !during && self.spaces.len() > 1 {
+                let done = !during && self.spaces.len() > 1;
+                if done {
                     let id = self.space(*name);
                     self.spaces.retain(|space| *space != id);
                     machine.drop_space(id).expect("it is there");
                     self.gone.push((id, everything()));
                 }
+                done
             }
             Deed::Truncate(name, pages) => {
                 let pages = Part::scale(*pages).min(FILE_PAGES);
                 let file = self.file(*name);
                 self.gone.extend(machine.file_ranges(file, pages));
-                let _ = machine.truncate(file, pages);
+                machine.truncate(file, pages).is_ok()
             }
-            Deed::Shrink => {
-                machine.shrink();
-            }
+            Deed::Shrink => machine.shrink() > 0,
             Deed::Get(part) => {
                 let (id, at, _) = self.part(machine, part);
-                self.foreign.extend(machine.get_page(id, at));
+                let taken = machine.get_page(id, at);
+                self.foreign.extend(taken);
+                taken.is_some()
             }
-            Deed::Put => {
-                if let Some(head) = self.foreign.pop_front() {
-                    assert!(machine.put_page(head), "it was taken");
-                }
-            }
+            Deed::Put => match self.foreign.pop_front() {
+                Some(head) => machine.put_page(head),
+                None => false,
+            },
             Deed::Move(part, to) => {
                 let (id, at, _) = self.part(machine, part);
                 let want = match to % 4 {
@@ -168,45 +185,48 @@ impl World {
                     2 => Want::In(Place::Cma),
                     _ => Want::In(Place::Zone(ZoneKind::Coherent)),
                 };
-                let _ = machine.move_page(id, at, want);
+                machine.move_page(id, at, want).is_ok()
             }
             Deed::SplitMapping(part) => {
                 let (id, at, _) = self.part(machine, part);
                 let hugetlb = machine.mapping_at(id, at).map(|mapping| mapping.kind);
-                if hugetlb != Some(pinfold::host::MappingKind::Hugetlb) {
-                    let _ = machine.split_mapping(id, at);
-                }
+                hugetlb != Some(pinfold::host::MappingKind::Hugetlb)
+                    && machine.split_mapping(id, at).is_ok()
             }
             Deed::SplitFolio(part) => {
                 let (id, at, _) = self.part(machine, part);
-                let _ = machine.split_folio(id, at);
+                machine.split_folio(id, at).is_ok()
             }
             Deed::Contig(pages) => {
-                self.pieces.extend(machine.alloc_contig(0, u64::from(*pages) + 1));
+                let piece = machine.alloc_contig(0, u64::from(*pages) + 1).ok();
+                self.pieces.extend(piece);
+                piece.is_some()
             }
-            Deed::FreeContig => {
-                if let Some(piece) = self.pieces.pop_front() {
-                    assert!(machine.free_contig(&piece), "it was allocated");
-                }
-            }
+            Deed::FreeContig => match self.pieces.pop_front() {
+                Some(piece) => machine.free_contig(&piece),
+                None => false,
+            },
             Deed::Hog(pages) => {
                 let all = *pages == u8::MAX;
-                machine.hog(if all { u64::MAX } else { Part::scale(*pages) });
+                machine.hog(if all { u64::MAX } else { Part::scale(*pages) }) > 0
             }
-            Deed::Release => machine.release_hog(),
+            Deed::Release => machine.release_hog() > 0,
             Deed::Collapse(part) => {
                 let (id, at, _) = self.part(machine, part);
-                let _ = machine.collapse(id, at);
+                machine.collapse(id, at).is_ok()
             }
             Deed::SwapOut(part) => {
                 let (id, at, _) = self.part(machine, part);
-                let _ = machine.swap_out(id, at);
+                machine.swap_out(id, at).is_ok()
             }
-            Deed::Batch(size) => machine.batch_new_pages(usize::from(*size)),
+            Deed::Batch(size) => {
+                machine.batch_new_pages(usize::from(*size));
+                true
+            }
         }
     }
 
-    fn map(&self, machine: &Machine<'_>, part: &Part, what: &What) {
+    fn map(&self, machine: &Machine<'_>, part: &Part, what: &What) -> bool {
         let (id, at, pages) = self.window(part);
         let anonymous = MapSpec::anonymous(at, pages);
         let spec = match what {
@@ -224,27 +244,26 @@ impl World {
                 let spec = MapSpec::shared(at, pages, self.file(*file));
                 let round = pages.next_multiple_of(huge().pages().raw());
                 let whole = MapSpec::shared(at & !0x1f_ffff, round, self.file(*file));
-                if machine.map(id, spec).is_ok() { return } else { whole }
+                if machine.map(id, spec).is_ok() { return true } else { whole }
             }
             What::Private(file) => MapSpec::private(at, pages, self.file(*file)),
             What::Device => MapSpec::device(at, pages.min(4), DEVICE),
         };
-        let _ = machine.map(id, spec);
+        machine.map(id, spec).is_ok()
     }
 
-    fn touch(&mut self, machine: &Machine<'_>, part: &Part, write: bool) {
+    /// Whether any page could be touched.
+    fn touch(&mut self, machine: &Machine<'_>, part: &Part, write: bool) -> bool {
         let (id, at, pages) = self.part(machine, part);
-        for page in 0..pages {
+        let touch = |page| {
             let va = at + (page << 12);
             self.stamp = self.stamp.wrapping_add(1);
-            let done = match write {
+            match write {
                 true => machine.write(id, va, &[self.stamp]),
                 false => machine.read(id, va, &mut [0]),
-            };
-            if done.is_err() {
-                break;
             }
-        }
+        };
+        (0..pages).map(touch).take_while(Result::is_ok).count() > 0
     }
 
     /// Lets go of everything. Returns how many frames must be free then.
