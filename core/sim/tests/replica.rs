@@ -154,6 +154,43 @@ fn what_is_away_must_be_swapped_by_the_kernels_words_too() {
     assert!(error.contains("on its way"), "{error}");
 }
 
+/// Takes pages away from the process, entries and all.
+fn forget(snapshot: &mut Snapshot, from: u64, pages: u64) {
+    for old in say(snapshot, from, pages, |run| {
+        *run = PageRun { pagemap: 0, kpageflags: 0, kpagecount: 0, ..*run };
+    }) {
+        *entry(snapshot, old.va) = 0;
+        use_frame(snapshot, old.frame().unwrap(), FrameClass::Free);
+    }
+}
+
+/// Newer kernels have folios of all sizes, and a process may have copies of some pages of one.
+#[test]
+fn a_folio_is_put_together_from_what_is_left_of_it() {
+    let order_at = |snapshot: &Snapshot, va| {
+        with(snapshot, |machine, id| {
+            let folio = machine.folio_at(id, va).unwrap();
+            let said = snapshot.pages.iter().find(|run| run.va == va).unwrap();
+            (folio.order().raw(), said.frame().unwrap() - folio.head().raw())
+        })
+    };
+    let mut snapshot = real();
+    // A huge page in small entries.
+    let (start, _) = region(&snapshot, "thp_split");
+    forget(&mut snapshot, start + 8 * PAGE, 504);
+    assert_eq!(order_at(&snapshot, start), (3, 0));
+    let mut holed = snapshot.clone();
+    forget(&mut holed, start + PAGE, 2);
+    assert_eq!(order_at(&holed, start + 7 * PAGE), (3, 7));
+    let mut tails = snapshot.clone();
+    forget(&mut tails, start, 3);
+    assert_eq!(order_at(&tails, start + 3 * PAGE), (3, 3));
+    let mut one = snapshot;
+    forget(&mut one, start, 6);
+    forget(&mut one, start + 7 * PAGE, 1);
+    assert_eq!(order_at(&one, start + 6 * PAGE), (2, 2));
+}
+
 /// Puts a file's pages into persistent memory, from frame [`BEYOND`] on. Returns where it is mapped.
 fn direct(snapshot: &mut Snapshot, name: &str) -> u64 {
     let (start, pages) = region(snapshot, name);

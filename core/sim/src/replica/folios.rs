@@ -64,30 +64,46 @@ pub(super) fn put_together(maps: &[Map], pages: &Pages) -> Result<Folios, Replic
     Ok(Folios { list, files: keys, file_of })
 }
 
-/// Where the folio begins that holds a frame, and how large it is.
+/// Where the folio begins that holds a frame, the first of it that the process has, and how large it
+/// is: as small as a power of two can be that holds what the process has of it.
 fn extent(pages: &Pages, pfn: u64, said: &Said) -> Result<(u64, Order), &'static str> {
-    let order = |pages: u64| {
-        let order = pages.checked_next_power_of_two().map_or(u32::MAX, u64::trailing_zeros);
-        u8::try_from(order).ok().filter(|order| *order <= LARGEST).and_then(Order::new)
+    let order = |order: u32| {
+        let order = u8::try_from(order).ok().filter(|order| *order <= LARGEST);
+        order.and_then(Order::new).ok_or("its folio is too large")
     };
-    let tails = |from: u64| {
-        let frames = pages.frames.range(from..).zip(from..);
-        frames.take_while(|((pfn, said), at)| **pfn == *at && said.flags & kpf::TAIL != 0).count()
-    };
-    if said.flags & kpf::HEAD != 0 {
-        let tails = tails(pfn.saturating_add(1)) as u64;
-        // If the process maps only the start of it, the rest is taken to end at a power of two.
-        return Ok((pfn, order(tails + 1).ok_or("its folio is too large")?));
-    }
-    if said.flags & kpf::TAIL == 0 {
+    let (head, tail) = (said.flags & kpf::HEAD != 0, said.flags & kpf::TAIL != 0);
+    if !head && !tail {
         return Ok((pfn, Order::ZERO));
     }
-    // The process maps only the end of it.
-    let huge = order(1 << HUGE).ok_or("no huge pages")?;
-    if said.flags & (kpf::HUGE | kpf::THP) == 0 {
-        return Err("the tail of a folio whose head is not known");
+    let last = last_tail(pages, pfn, said);
+    if head {
+        let pages = (last - pfn + 1).checked_next_power_of_two();
+        return Ok((pfn, order(pages.map_or(u32::MAX, u64::trailing_zeros))?));
     }
-    Ok((Pfn::new(pfn).align_down(huge).raw(), huge))
+    // The process maps only the end of it.
+    let huge = said.flags & kpf::HUGE != 0;
+    let bits = if huge { u32::from(HUGE) } else { u64::BITS - (pfn ^ last).leading_zeros() };
+    let bits = bits.max(pfn.trailing_zeros() + 1);
+    let order = order(bits)?;
+    Ok((Pfn::new(pfn).align_down(order).raw(), order))
+}
+
+/// The last frame that is of the same folio as `pfn`, of those that the process has. Between them some
+/// may be missing, because the process has copies there: the others are in step.
+fn last_tail(pages: &Pages, pfn: u64, first: &Said) -> u64 {
+    let aligned = 1u64.checked_shl(pfn.trailing_zeros()).unwrap_or(u64::MAX);
+    let mut last = pfn;
+    for (next, said) in pages.frames.range(pfn.saturating_add(1)..) {
+        let apart = next - pfn;
+        let in_step = said.map == first.map
+            && said.va.raw().checked_sub(first.va.raw()) == apart.checked_mul(1 << 12)
+            && (first.flags & kpf::HEAD == 0 || apart < aligned);
+        if said.flags & kpf::TAIL == 0 || (*next != last + 1 && !in_step) {
+            break;
+        }
+        last = *next;
+    }
+    last
 }
 
 fn describe(

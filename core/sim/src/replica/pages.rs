@@ -19,7 +19,6 @@ pub(super) mod kpf {
     pub(crate) const TAIL: u64 = 1 << 16;
     pub(crate) const HUGE: u64 = 1 << 17;
     pub(crate) const KSM: u64 = 1 << 21;
-    pub(crate) const THP: u64 = 1 << 22;
     pub(crate) const ZERO: u64 = 1 << 24;
 }
 
