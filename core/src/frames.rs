@@ -310,51 +310,52 @@ impl<'m> FrameTable<'m> {
         if folio.is_zero_frame() {
             return Ok(());
         }
-        self.pin_head(self.frame(folio.head).ok_or(CountError::Gone)?, folio, pages)
+        let [state, counts] = self.frame(folio.head).ok_or(CountError::Gone)?;
+        update(counts, |old| old.plus(pages.raw(), pages.raw()))?;
+        if same(state, folio) { Ok(()) } else { Err(self.unpin_changed(counts, folio, pages)) }
     }
 
     /// Pins frames from `from` on that are folios of their own and whose state is `raw`, word for
-    /// word, up to the first that is not, at most `most`. Returns how many, and what happened to the
-    /// one after them if it looked right but was not pinned.
+    /// word, up to the first that is not or cannot be pinned, at most `most`. Returns how many.
+    /// Where the count of the one after them was taken and taken back, `lost` says so.
     #[inline(always)]
     pub(crate) fn pin_alike(
         &self,
         raw: u64,
         from: Pfn,
-        most: PageCount,
-    ) -> (PageCount, Result<(), Lost<'m>>) {
-        let at = index(from.raw().wrapping_sub(self.first.raw()));
-        let frames = self.words.get(at..).unwrap_or_default();
-        let mut pages = PageCount::ZERO;
-        for frame in frames.iter().take(index(most.raw())) {
-            if frame[0].load(Ordering::Acquire) != raw {
+        most: u64,
+        lost: &mut Option<Lost<'m>>,
+    ) -> u64 {
+        let at = from.raw().wrapping_sub(self.first.raw());
+        let mut pages = 0;
+        while pages < most {
+            let Some([state, counts]) = self.words.get(index(at.wrapping_add(pages))) else {
+                break;
+            };
+            if state.load(Ordering::Acquire) != raw || update(counts, |old| old.plus(1, 1)).is_err()
+            {
                 break;
             }
-            let folio = Folio { head: Pfn::new(from.raw() + pages.raw()), raw };
-            if let Err(lost) = self.pin_head(frame, folio, PageCount::ONE) {
-                return (pages, Err(lost));
+            let folio = Folio { head: Pfn::new(from.raw() + pages), raw };
+            if !same(state, folio) {
+                *lost = Some(self.unpin_changed(counts, folio, PageCount::ONE));
+                break;
             }
-            pages = PageCount::new(pages.raw() + 1);
+            pages += 1;
         }
-        (pages, Ok(()))
+        pages
     }
 
-    /// [`pin`](Self::pin) for a folio that is counted and whose head has these words.
-    #[inline]
-    fn pin_head(
-        &self,
-        [state, counts]: &[Word; WORDS],
-        folio: Folio,
-        pages: PageCount,
-    ) -> Result<(), Lost<'m>> {
-        update(counts, |old| old.plus(pages.raw(), pages.raw()))?;
-        if same(state, folio) {
-            return Ok(());
+    /// It became another folio between the look-up and the count: takes the count back from
+    /// where it landed. If that was the last reference, somebody must free what it was on.
+    #[cold]
+    fn unpin_changed(&self, counts: &Word, folio: Folio, pages: PageCount) -> Lost<'m> {
+        match update(counts, |old| old.minus(pages.raw(), pages.raw())) {
+            Ok(undone) => {
+                Lost { error: CountError::Changed, last: self.last_reference(folio, undone) }
+            }
+            Err(error) => error.into(),
         }
-        // It became another folio between the look-up and the count: take the count back from
-        // where it landed. If that was the last reference, somebody must free what it was on.
-        let undone = update(counts, |old| old.minus(pages.raw(), pages.raw()))?;
-        Err(Lost { error: CountError::Changed, last: self.last_reference(folio, undone) })
     }
 
     /// Takes `pages` pins and references back. Returns the folio, frozen, if that was the
@@ -499,25 +500,50 @@ impl<'m> FrameTable<'m> {
     }
 }
 
+/// One change of a count word, by compare-exchange: what `change` refuses is not written.
 #[inline]
 fn update(
     word: &Word,
     change: impl Fn(Counts) -> Result<Counts, CountError>,
 ) -> Result<Counts, CountError> {
-    let mut old = word.load(Ordering::Relaxed);
-    for _ in 0..TRIES {
-        let new = change(Counts(old))?;
-        // SeqCst on success: the loads of page-table entry and state that follow a pin, which are
-        // SeqCst too, come after it; pairs with "clear or mark, then look for pins".
-        match word.compare_exchange(old, new.0, Ordering::SeqCst, Ordering::Relaxed) {
-            Ok(_) => {
-                ordered();
-                return Ok(new);
-            }
+    let old = word.load(Ordering::Relaxed);
+    match exchange(word, old, &change)? {
+        Ok(new) => Ok(new),
+        Err(seen) => update_again(word, seen, &change),
+    }
+}
+
+/// [`update`] of a word that others change too.
+#[cold]
+fn update_again(
+    word: &Word,
+    mut old: u64,
+    change: &impl Fn(Counts) -> Result<Counts, CountError>,
+) -> Result<Counts, CountError> {
+    for _ in 1..TRIES {
+        match exchange(word, old, change)? {
+            Ok(new) => return Ok(new),
             Err(seen) => old = seen,
         }
     }
     Err(CountError::Contended)
+}
+
+/// One try: the word as it is now, or what it was instead of `old`.
+#[inline(always)]
+fn exchange(
+    word: &Word,
+    old: u64,
+    change: &impl Fn(Counts) -> Result<Counts, CountError>,
+) -> Result<Result<Counts, u64>, CountError> {
+    let new = change(Counts(old))?;
+    // SeqCst on success: the loads of page-table entry and state that follow a pin, which are
+    // SeqCst too, come after it; pairs with "clear or mark, then look for pins".
+    let result = word.compare_exchange(old, new.0, Ordering::SeqCst, Ordering::Relaxed);
+    Ok(result.map(|_| {
+        ordered();
+        new
+    }))
 }
 
 /// Whether a state word still says what it said when the folio was looked up, dirtiness aside.

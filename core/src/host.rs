@@ -44,6 +44,7 @@ pub use migrate::{LeakFrames, Migrate, MigrateError, NoMigrate, Reclaim};
 pub use source::SourceError;
 pub use space::{Mapping, MappingKind, Mappings, SpaceId};
 pub use trace::{Event, NoTrace, Trace};
+pub(crate) use wait::Step;
 pub use wait::{Flow, Progress, Saved, SpinWait, Wait};
 pub use walk::{NeverFreed, WalkGuard};
 

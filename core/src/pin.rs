@@ -13,7 +13,7 @@
 use pinfold_arch::{AddrRange, PageCount, PageFormat, VirtAddr};
 
 use crate::frames::FrameTable;
-use crate::host::{Account, Flow, GupHost, Mapping, Progress, Wait};
+use crate::host::{Account, Flow, GupHost, Mapping, Progress, Step, Wait};
 use crate::policy;
 use crate::request::PinRequest;
 use crate::space::{AddressSpace, Sequence};
@@ -21,9 +21,11 @@ use crate::table::fill::Filler;
 use crate::table::layout::SMALLEST_PAGE;
 use crate::table::{Keeper, PinTable};
 
+mod batch;
 pub mod error;
 pub(crate) mod fast;
 mod measure;
+mod permit;
 pub(crate) mod slow;
 pub mod unpin;
 
@@ -112,8 +114,10 @@ pub(crate) fn pin_pages<H: GupHost, F: PageFormat>(
     match result {
         Ok(()) => Ok(call.report),
         Err(error) => {
+            // A step may be behind us since the last pause. Giving back cannot be stopped.
+            let _ = host.wait().pause(call.progress(filler.done()));
             // A miscount here would be somebody else's doing; the error that led here says more.
-            let _ = unpin::give_back(host, frames, table, geometry, Dirtied::No);
+            let _ = unpin::give_back(host, frames, table, filler.held(), Dirtied::No);
             host.account().uncharge(request.account, request.range.pages());
             let error = measure::exact_need(&mut call, &mut filler, error);
             table.reset();
@@ -175,10 +179,9 @@ fn publish<H: GupHost, F: PageFormat>(
     table: &PinTable<'_>,
     filler: &Filler<'_>,
 ) -> Result<(), PinError> {
-    /// Words between two pauses.
-    const STEP: usize = 4096;
+    let step = Step::of(call.host.wait());
     let mut from = 0;
-    while let Some(next) = table.convert(&filler.geometry(), from, STEP) {
+    while let Some(next) = table.convert(&filler.geometry(), from, step) {
         from = next;
         if call.host.wait().pause(call.progress(filler.done())) == Flow::Stop {
             return Err(PinCause::Interrupted.at(call.request.range.start()));

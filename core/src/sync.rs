@@ -10,7 +10,75 @@ pub use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 pub use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// One word of the engine's memory. The caller provides it; a zeroed word is always a good start.
+#[cfg(not(counting))]
 pub type Word = AtomicU64;
+#[cfg(counting)]
+pub use counted::{Word, changes};
+
+/// Under `--cfg counting` words count how often they are changed in place, for the test that says
+/// how often that may be. Plain loads and stores are not counted.
+#[cfg(counting)]
+mod counted {
+    use super::Ordering;
+    use core::sync::atomic::AtomicU64;
+
+    static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+    /// Atomic read-modify-writes of all words so far.
+    pub fn changes() -> u64 {
+        CHANGES.load(Ordering::Relaxed)
+    }
+
+    /// One word of the engine's memory, which counts.
+    #[derive(Debug, Default)]
+    #[repr(transparent)]
+    pub struct Word(AtomicU64);
+
+    /// Functions of `AtomicU64` under the same names, each counted.
+    macro_rules! counted {
+        ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+            impl Word {
+                $(
+                    /// The function of `AtomicU64`, counted.
+                    #[inline]
+                    pub fn $name(&self, $($argument: $type),*) -> $result {
+                        CHANGES.fetch_add(1, Ordering::Relaxed);
+                        self.0.$name($($argument),*)
+                    }
+                )*
+            }
+        };
+    }
+
+    counted! {
+        swap(value: u64, order: Ordering) -> u64;
+        fetch_add(value: u64, order: Ordering) -> u64;
+        fetch_sub(value: u64, order: Ordering) -> u64;
+        fetch_and(value: u64, order: Ordering) -> u64;
+        fetch_or(value: u64, order: Ordering) -> u64;
+        compare_exchange(old: u64, new: u64, done: Ordering, not: Ordering) -> Result<u64, u64>;
+    }
+
+    impl Word {
+        /// A word with this value.
+        #[must_use]
+        pub const fn new(value: u64) -> Self {
+            Self(AtomicU64::new(value))
+        }
+
+        /// The function of `AtomicU64`.
+        #[inline]
+        pub fn load(&self, order: Ordering) -> u64 {
+            self.0.load(order)
+        }
+
+        /// The function of `AtomicU64`.
+        #[inline]
+        pub fn store(&self, value: u64, order: Ordering) {
+            self.0.store(value, order);
+        }
+    }
+}
 
 /// A spin lock. Taken only through [`host::locked`](crate::host::locked), which brackets it.
 #[derive(Debug, Default)]

@@ -16,9 +16,11 @@
 //!
 //! Only a live table answers [`lookup`](PinTable::lookup); every other state is [`TooHard`].
 
+use pinfold_arch::addr::index;
 use pinfold_arch::{AddrRange, PageShift, PhysAddr, VirtAddr};
 
 use crate::error::ErrorKind;
+use crate::host::Step;
 use crate::request::{AccountId, HolderId, PinRequest};
 use crate::sync::{Ordering, Word};
 
@@ -199,7 +201,7 @@ impl<'m> PinTable<'m> {
     /// Words in use, header included.
     #[must_use]
     pub fn used_words(&self) -> usize {
-        pinfold_arch::addr::index(self.get(Header::USED)).max(Header::WORDS)
+        index(self.get(Header::USED)).max(Header::WORDS)
     }
 
     /// The physical address of the byte at `va`.
@@ -298,19 +300,16 @@ impl<'m> PinTable<'m> {
         Ok(geometry)
     }
 
-    /// Turns the entries in `words` from page references into addresses; the number of the word to
+    /// Turns a step of entries from page references into addresses; the number of the word to
     /// go on with, or `None` when all are done. It cannot fail: the addresses were checked when
     /// the pages were recorded.
-    pub(crate) fn convert(&self, geometry: &Geometry, from: usize, words: usize) -> Option<usize> {
+    pub(crate) fn convert(&self, geometry: &Geometry, from: usize, step: Step) -> Option<usize> {
         let from = from.max(Header::WORDS);
-        let end = self.used_words().min(from.saturating_add(words));
+        let end = self.used_words().min(from.saturating_add(index(step.entries())));
         for word in self.words.get(from..end)? {
             // Nobody else writes entries while the table is filling.
-            if let Slot::Page(pfn) = Slot::decode(word.load(Ordering::Relaxed))
-                && let Some(addr) = pfn.addr(geometry.base)
-            {
-                let address = Slot::Address { addr, dirty: false };
-                word.store(address.encode(), Ordering::Relaxed);
+            if let Some(address) = Slot::settled(word.load(Ordering::Relaxed), geometry.base) {
+                word.store(address, Ordering::Relaxed);
             }
         }
         (end < self.used_words()).then_some(end)

@@ -4,13 +4,11 @@ use pinfold_arch::{AddrRange, PageCount, PageFormat, Pfn};
 
 use super::fast::Guard;
 use super::{Call, PinCause, PinError};
-use crate::host::{Flow, GupHost, Wait};
+use crate::host::{Flow, GupHost, Step, Wait};
 use crate::table::fill::Filler;
 use crate::table::{PinTable, TableError};
-use crate::walk::{Extent, RangeWalk};
-
-/// Places counted under one walk guard, and between two pauses.
-const STEP: u64 = 4096;
+use crate::walk::RangeWalk;
+use crate::walk::range::{Look, Next, Run};
 
 /// If `error` says that the words ran out, completes the figure: the rest of the range is walked and
 /// counted, not pinned. Pages that are absent count as single ones. Where the walk fails, the
@@ -24,15 +22,15 @@ pub(super) fn exact_need<H: GupHost, F: PageFormat>(
     let range = &call.request.range;
     let no_space = |need| PinCause::Table(TableError::NoSpace { need }).at(range.start());
     while let Some(rest) = range.skip(filler.done()) {
+        if call.host.wait().pause(call.progress(filler.done())) == Flow::Stop {
+            return PinCause::Interrupted.at(range.start());
+        }
         let counted = {
             let _guard = Guard::enter(call.host.guard(), call.space.id());
             count(call, filler, rest)
         };
         if counted.is_none() {
             return no_space(PinTable::words_for(range, range.base()).unwrap_or(usize::MAX));
-        }
-        if call.host.wait().pause(call.progress(filler.done())) == Flow::Stop {
-            return PinCause::Interrupted.at(range.start());
         }
     }
     filler.check().err().map_or(error, |error| PinCause::Table(error).at(range.start()))
@@ -45,27 +43,31 @@ fn count<H: GupHost, F: PageFormat>(
     rest: AddrRange,
 ) -> Option<()> {
     let (format, root) = (call.space.format(), call.space.root());
-    let mut walk = RangeWalk::new(format, root, call.host.memory(), rest).ok()?;
-    let mut left = STEP;
-    while left > 0 {
-        let (pfn, pages) = match walk.next_extent().ok()? {
-            Some(Extent::Leaf(run)) => (Some(run.pfn), run.pages.raw()),
-            Some(Extent::Hole { pages, .. }) => (None, pages.raw()),
-            None => break,
+    let step = Step::of(call.host.wait());
+    let mut walk = RangeWalk::new(format, root, call.host.memory(), rest).ok()?.bounded(step);
+    let mut runs = heapless::Vec::<Run, 1>::new();
+    let mut left = step.entries();
+    loop {
+        let (pfn, pages) = match walk.next_runs(&mut runs, Look { runs: 1, absent: 1 }).ok()? {
+            Next::Runs(_) => {
+                let run = runs.first()?;
+                (Some(run.pfn), run.pages.raw())
+            }
+            Next::Hole(pages) => (None, pages.raw()),
+            Next::End => return Some(()),
         };
         let mut done = 0;
-        while done < pages && left > 0 {
+        while done < pages {
+            if left == 0 {
+                return Some(());
+            }
             let in_folio = pfn.map_or(1, |first| pages_in_folio(call, first, done));
-            let piece = in_folio.min(pages - done);
-            filler.place(Pfn::new(0), PageCount::new(piece));
-            done += piece;
-            left -= 1;
-        }
-        if done < pages {
-            break;
+            let piece = PageCount::new(in_folio.min(pages - done));
+            filler.place(Pfn::new(0), piece);
+            done += piece.raw();
+            left = left.saturating_sub(Filler::most_words(piece));
         }
     }
-    Some(())
 }
 
 /// How many pages from page `done` behind `first` on lie in one folio; one where none is known.

@@ -5,12 +5,10 @@ use pinfold_arch::{PageCount, Pfn};
 use crate::error::ErrorKind;
 use crate::folio::{Folio, FolioFlags};
 use crate::frames::{CountError, FrameTable};
-use crate::host::{Account, GupHost, Progress, Reclaim, Wait};
+use crate::host::{Account, GupHost, Progress, Reclaim, Step, Wait};
 use crate::table::layout::Geometry;
 use crate::table::{Keeper, PinTable, Run, TableError};
 
-/// Pages given back between two pauses.
-const STEP: u64 = 4096;
 /// Runs whose frames are fetched ahead.
 const RUNS: usize = 32;
 
@@ -89,8 +87,8 @@ pub(crate) fn unpin_pages<H: GupHost>(
     result.map(|()| report)
 }
 
-/// Gives back what a closed table holds. It goes on after a miscount, because every other pin
-/// would leak; the first one is reported.
+/// Gives back what a closed or half-filled table holds. It goes on after a miscount, because every
+/// other pin would leak; the first one is reported.
 pub(super) fn give_back<H: GupHost>(
     host: &H,
     frames: FrameTable<'_>,
@@ -100,23 +98,27 @@ pub(super) fn give_back<H: GupHost>(
 ) -> (Unpinned, Result<(), UnpinError>) {
     let total = geometry.pages();
     let report = Unpinned { pages: PageCount::ZERO, runs: 0, dirtied: 0 };
-    let mut giver = Giver { host, frames, total, report, result: Ok(()), paused: 0, known: None };
+    let step = Step::of(host.wait()).entries();
+    let (words, operations) = (step, step);
+    let mut giver =
+        Giver { host, frames, total, step, words, operations, report, result: Ok(()), known: None };
     let mut runs = table.held(geometry);
-    loop {
+    while !runs.ended() {
+        if giver.words == 0 {
+            giver.pause();
+        }
         let mut batch = heapless::Vec::<Run, RUNS>::new();
         while !batch.is_full()
-            && let Some(run) = runs.next()
+            && let Some(run) = runs.next_within(&mut giver.words)
         {
             frames.prefetch(run.pfn);
             let _ = batch.push(run);
-        }
-        if batch.is_empty() {
-            return (giver.report, giver.result);
         }
         for run in &batch {
             giver.run(run, run.dirty || dirtied == Dirtied::All);
         }
     }
+    (giver.report, giver.result)
 }
 
 /// Gives back run after run.
@@ -125,10 +127,14 @@ struct Giver<'a, 'm, H> {
     frames: FrameTable<'m>,
     /// Pages in all.
     total: PageCount,
+    /// Entries between two pauses.
+    step: u64,
+    /// Words of the table that may be read before the next pause.
+    words: u64,
+    /// Folios whose count may change before the next pause.
+    operations: u64,
     report: Unpinned,
     result: Result<(), UnpinError>,
-    /// Pages done at the last pause.
-    paused: u64,
     /// The state of the single frame that was given back last; the next ones are mostly in the
     /// same state.
     known: Option<u64>,
@@ -141,7 +147,7 @@ impl<H: GupHost> Giver<'_, '_, H> {
             let left = PageCount::new(run.pages.raw() - at.raw());
             let Some(pfn) = run.pfn.checked_add(at) else { break };
             if let (Some(raw), false) = (self.known, dirty) {
-                let most = PageCount::new(left.raw().min(STEP));
+                let most = PageCount::new(left.raw().min(self.operations));
                 let host = self.host;
                 let last = |last| host.reclaim().reclaim(last);
                 let pages = self.frames.unpin_alike(raw, pfn, most, last);
@@ -175,16 +181,24 @@ impl<H: GupHost> Giver<'_, '_, H> {
         self.result = self.result.and(Err(UnpinError::Miscounted { pfn, error }));
     }
 
+    /// So many pages were given back, in so many operations, of which there were enough left.
     #[inline]
     fn did(&mut self, pages: PageCount, operations: u64) {
-        let done = PageCount::new(self.report.pages.raw() + pages.raw());
-        self.report.pages = done;
+        self.report.pages = PageCount::new(self.report.pages.raw() + pages.raw());
         self.report.runs += operations;
-        if done.raw() - self.paused >= STEP {
-            self.paused = done.raw();
-            // Giving back cannot be undone, so it cannot be stopped either.
-            let _ = self.host.wait().pause(Progress { done, total: self.total });
+        // What failed was an attempt.
+        self.operations -= operations.max(1);
+        if self.operations == 0 {
+            self.pause();
         }
+    }
+
+    #[cold]
+    fn pause(&mut self) {
+        (self.words, self.operations) = (self.step, self.step);
+        // Giving back cannot be undone, so it cannot be stopped either.
+        let progress = Progress { done: self.report.pages, total: self.total };
+        let _ = self.host.wait().pause(progress);
     }
 }
 

@@ -4,7 +4,7 @@ use core::fmt;
 
 use pinfold_arch::{AddrRange, PageCount, Pfn, VirtAddr};
 
-use crate::host::SourceError;
+use crate::host::{SourceError, Step};
 use crate::table::Run;
 use crate::table::fill::Filler;
 
@@ -23,6 +23,12 @@ pub struct RunSink<'m> {
     /// Accepted when the table's words had run out. Consecutive, and the last of the part.
     loose: heapless::Vec<(Pfn, PageCount), LOOSE>,
     refused: Option<Refused>,
+    /// How much may be recorded in one part.
+    step: u64,
+    /// How much of that is left.
+    left: u64,
+    /// A part of the current block was more than a step.
+    crowded: bool,
 }
 
 /// Why a run was refused.
@@ -30,7 +36,7 @@ pub struct RunSink<'m> {
 enum Refused {
     /// It cannot be true.
     Wrong(SourceError),
-    /// The words had run out, and the next part begins here.
+    /// The words had run out or the step was full, and the next part begins here.
     Full,
 }
 
@@ -41,7 +47,8 @@ impl fmt::Debug for RunSink<'_> {
 }
 
 impl<'m> RunSink<'m> {
-    pub(super) fn new(filler: Filler<'m>, range: AddrRange) -> Self {
+    pub(super) fn new(filler: Filler<'m>, range: AddrRange, step: Step) -> Self {
+        let step = step.entries();
         Self {
             filler,
             part: range,
@@ -49,6 +56,9 @@ impl<'m> RunSink<'m> {
             runs: 0,
             loose: heapless::Vec::new(),
             refused: None,
+            step,
+            left: step,
+            crowded: false,
         }
     }
 
@@ -57,8 +67,9 @@ impl<'m> RunSink<'m> {
     /// # Errors
     /// [`SourceError::RunRefused`]: the run is not taken, and neither is any later one of this
     /// call. It has no pages, or more than are left of the part, or frames without a physical
-    /// address; or there is no room to remember it. Give it back, and what else is not reported,
-    /// and return the error.
+    /// address; or there is no room to remember it; or the call has reported a whole
+    /// [step](crate::host::Wait::step). Give it back, and what else is not reported, and return the
+    /// error.
     pub fn push(&mut self, pfn: Pfn, pages: PageCount) -> Result<(), SourceError> {
         if self.refused.is_none() {
             self.refused = self.accept(pfn, pages).err();
@@ -85,9 +96,11 @@ impl<'m> RunSink<'m> {
         if last.and_then(|last| last.addr(self.part.base())).is_none() {
             return wrong(SourceError::NoSuchFrames { pfn, pages });
         }
-        if self.loose.is_full() {
+        self.crowded |= self.left == 0;
+        if self.left == 0 || self.loose.is_full() {
             return Err(Refused::Full);
         }
+        self.left = self.left.saturating_sub(Filler::most_words(pages));
         let recorded = self.filler.place(pfn, pages);
         if recorded < pages {
             // The last frame has an address, so this one has a number.
@@ -99,16 +112,23 @@ impl<'m> RunSink<'m> {
         Ok(())
     }
 
-    /// Starts with the next part.
-    pub(super) fn begin(&mut self, part: AddrRange) {
+    /// Starts with the next part, which may be all of a block.
+    pub(super) fn begin(&mut self, part: AddrRange, block: bool) {
         self.part = part;
+        self.left = self.step;
+        self.crowded &= !block;
         self.got = PageCount::ZERO;
         self.loose.clear();
         self.refused = None;
     }
 
+    /// Whether a part of the current block was more than a step.
+    pub(super) fn was_crowded(&self) -> bool {
+        self.crowded
+    }
+
     /// What came of the part that the source answered for. Success means that all of it was
-    /// accepted, or as much of it as could be remembered when the words had run out.
+    /// accepted, or as much of it as could be remembered or fits a step.
     pub(super) fn settle(&self, answer: Result<(), SourceError>) -> Result<(), SourceError> {
         match (self.refused, answer) {
             (Some(Refused::Wrong(error)), _) => Err(error),

@@ -4,15 +4,13 @@ use pinfold_arch::{AddrRange, PageCount, PageShift};
 
 use super::PinSource;
 use super::sink::RunSink;
-use crate::host::{Account, Flow, Host, Progress, SpaceId, Wait};
+use crate::host::{Account, Flow, Host, Progress, SpaceId, Step, Wait};
 use crate::pin::{Dirtied, PinCause, PinError, Pinned, UnpinError, Unpinned};
 use crate::policy;
 use crate::request::PinRequest;
 use crate::table::fill::Filler;
 use crate::table::layout::{Geometry, SMALLEST_PAGE};
 use crate::table::{Keeper, PinTable, Run, TableError};
-/// Words turned into addresses between two pauses.
-const WORDS: usize = 4096;
 
 /// One call under way.
 struct Call<'a, H, S> {
@@ -41,14 +39,17 @@ pub(super) fn pin_from_source<H: Host, S: PinSource>(
         return Err(PinCause::OverLimit(over).at(start));
     }
     let call = Call { host, source, space, request };
-    let mut sink = RunSink::new(Filler::new(*table, geometry), request.range);
+    let step = Step::of(host.wait());
+    let mut sink = RunSink::new(Filler::new(*table, geometry), request.range, step);
     match call.fill(&mut sink).and_then(|()| call.publish(table, &sink)) {
         Ok(()) => {
             let runs = sink.runs();
             Ok(Pinned { pages, runs, tables: 0, entries: 0, faults: 0, migrated: 0 })
         }
         Err(error) => {
-            give_back(host, source, table, geometry, Dirtied::No);
+            // A step may be behind us since the last pause. Giving back cannot be stopped.
+            let _ = call.pause(sink.filler().done());
+            give_back(host, source, table, sink.filler().held(), Dirtied::No);
             let error = call.exact_need(&mut sink, error);
             if !source.charges() {
                 host.account().uncharge(request.account, pages);
@@ -110,9 +111,14 @@ impl<H: Host, S: PinSource> Call<'_, H, S> {
     fn pin_part(&self, sink: &mut RunSink<'_>, rest: AddrRange) -> Result<(), PinError> {
         let block = self.source.chunk().pages().raw();
         let first = rest.start().raw() >> rest.base().raw();
-        let to_end = block - (first & (block - 1));
-        let part = rest.take(PageCount::new(to_end)).unwrap_or(rest);
-        sink.begin(part);
+        let to_end = |block: u64| block - (first & (block - 1));
+        let mut pages = to_end(block);
+        if pages != block && sink.was_crowded() {
+            // More of this block than fits a step came at once: the rest comes in small parts.
+            pages = pages.min(to_end(u64::from(Step::of(self.host.wait()).block())));
+        }
+        let part = rest.take(PageCount::new(pages)).unwrap_or(rest);
+        sink.begin(part, pages == block);
         let answer = self.source.pin(self.space, part, self.request, sink);
         for run in sink.loose() {
             self.source.unpin(run);
@@ -122,8 +128,9 @@ impl<H: Host, S: PinSource> Call<'_, H, S> {
 
     /// Turns page references into addresses and opens the table.
     fn publish(&self, table: &PinTable<'_>, sink: &RunSink<'_>) -> Result<(), PinError> {
+        let step = Step::of(self.host.wait());
         let mut from = 0;
-        while let Some(next) = table.convert(&sink.filler().geometry(), from, WORDS) {
+        while let Some(next) = table.convert(&sink.filler().geometry(), from, step) {
             from = next;
             if self.pause(sink.filler().done()) == Flow::Stop {
                 return Err(PinCause::Interrupted.at(self.request.range.start()));
@@ -139,13 +146,13 @@ impl<H: Host, S: PinSource> Call<'_, H, S> {
         let PinCause::Table(TableError::NoSpace { .. }) = error.cause else { return error };
         let range = self.request.range;
         while let Some(rest) = range.skip(sink.filler().done()) {
+            if self.pause(sink.filler().done()) == Flow::Stop {
+                return PinCause::Interrupted.at(range.start());
+            }
             if self.pin_part(sink, rest).is_err() {
                 // The call that is repeated will say why; it must not lack words for that.
                 let need = PinTable::words_for(&range, range.base()).unwrap_or(usize::MAX);
                 return PinCause::Table(TableError::NoSpace { need }).at(range.start());
-            }
-            if self.pause(sink.filler().done()) == Flow::Stop {
-                return PinCause::Interrupted.at(range.start());
             }
         }
         sink.filler().check().err().map_or(error, |error| PinCause::Table(error).at(range.start()))
@@ -164,28 +171,49 @@ fn give_back<H: Host, S: PinSource>(
     geometry: Geometry,
     dirtied: Dirtied,
 ) -> Unpinned {
-    let (step, base) = (source.chunk().pages(), source.base());
+    let (chunk, base, total) = (source.chunk().pages(), source.base(), geometry.pages());
+    let step = Step::of(host.wait()).entries();
+    let full = Left { words: step, calls: step, pages: chunk.raw() };
+    let pause = |left: &mut Left, done| {
+        *left = full;
+        // Giving back cannot be undone, so it cannot be stopped either.
+        let _ = host.wait().pause(Progress { done, total });
+    };
+    let mut left = full;
     let mut report = Unpinned { pages: PageCount::ZERO, runs: 0, dirtied: 0 };
-    let mut since_pause = 0;
-    for run in table.held(geometry) {
+    let mut runs = table.held(geometry);
+    while !runs.ended() {
+        if left.words == 0 {
+            pause(&mut left, report.pages);
+        }
+        let Some(run) = runs.next_within(&mut left.words) else { continue };
         let dirty = run.dirty || dirtied == Dirtied::All;
         let mut at = PageCount::ZERO;
-        while let Some(piece) = piece(&run, at, step, base) {
+        while let Some(piece) = piece(&run, at, chunk, base) {
+            if left.calls == 0 || left.pages == 0 {
+                pause(&mut left, report.pages);
+            }
             source.unpin(Run { dirty, ..piece });
             report.runs += 1;
             report.dirtied += u64::from(dirty);
             report.pages = PageCount::new(report.pages.raw() + piece.pages.raw());
             at = PageCount::new(at.raw() + piece.pages.raw());
-            since_pause += piece.pages.raw();
-            if since_pause >= step.raw() {
-                since_pause = 0;
-                // Giving back cannot be undone, so it cannot be stopped either.
-                let progress = Progress { done: report.pages, total: geometry.pages() };
-                let _ = host.wait().pause(progress);
-            }
+            left.calls -= 1;
+            left.pages = left.pages.saturating_sub(piece.pages.raw());
         }
     }
     report
+}
+
+/// What may be done before the next pause.
+#[derive(Clone, Copy)]
+struct Left {
+    /// Words of the table that are read.
+    words: u64,
+    /// Calls of the source.
+    calls: u64,
+    /// Pages that the source gives back: its own work goes by those.
+    pages: u64,
 }
 
 /// At most `step` pages of the run, from page `at` on.

@@ -28,6 +28,8 @@ pub(crate) struct Filler<'m> {
     fine: Option<(Node, usize)>,
     /// Words for the pages that come next, one for each, where pages came one by one so far.
     singles: &'m [Word],
+    /// The first page that was not recorded, if the words ran out.
+    cut: Option<u64>,
 }
 
 impl<'m> Filler<'m> {
@@ -41,14 +43,21 @@ impl<'m> Filler<'m> {
             middle: None,
             fine: None,
             singles: &[],
+            cut: None,
         };
         filler.grow(geometry.root().len());
+        filler.cut = filler.overflowed().then_some(geometry.start);
         filler
     }
 
     /// The table's geometry.
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// The geometry as far as pages were recorded. Words behind that were never written.
+    pub(crate) fn held(&self) -> Geometry {
+        Geometry { end: self.cut.unwrap_or(self.next), ..self.geometry }
     }
 
     /// What comes next, in pages from the start.
@@ -65,17 +74,12 @@ impl<'m> Filler<'m> {
         self.used > self.table.words.len() as u64
     }
 
-    /// Makes room for so many vacant words at the end; where they begin.
+    /// Makes room for so many words at the end; where they begin. They are written as their pages
+    /// come, and read only as far as pages came.
     fn grow(&mut self, words: u64) -> u64 {
         let offset = self.used;
         // Page numbers have at most 52 bits, and so have the words.
         self.used += words;
-        // Also where they do not all fit: a root that was cut is still read when pins are given back,
-        // and what stood in the words before must not be taken for pins.
-        let end = index(self.used).min(self.table.words.len());
-        for word in self.table.words.get(index(offset)..end).unwrap_or_default() {
-            word.store(Slot::Vacant.encode(), Ordering::Relaxed);
-        }
         if !self.overflowed() {
             self.table.set(Header::USED, self.used);
         }
@@ -88,18 +92,33 @@ impl<'m> Filler<'m> {
         }
     }
 
+    /// Words that a part of a folio takes at most; with those that it makes finer, twice as many.
+    pub(crate) fn most_words(pages: PageCount) -> u64 {
+        let (blocks, rest) = (pages.raw() >> FINE, pages.raw() & ((1 << FINE) - 1));
+        blocks + rest
+    }
+
+    /// Records one frame that is a folio of its own, if that takes no more than its word.
+    #[inline(always)]
+    pub(crate) fn place_single(&mut self, pfn: Pfn) -> bool {
+        let Some((word, rest)) = self.singles.split_first() else { return false };
+        word.store(Slot::Page(pfn).encode(), Ordering::Relaxed);
+        self.singles = rest;
+        self.next += 1;
+        true
+    }
+
     /// Records `pages` pinned frames from `pfn` on, each a folio of its own, for the next addresses.
     /// Returns how many pages were recorded: fewer if the words ran out.
-    #[inline]
     pub(crate) fn place_singles(&mut self, pfn: Pfn, pages: PageCount) -> PageCount {
-        let mut recorded = 0;
+        let from = self.next;
         let mut done = 0;
         while done < pages.raw() {
             let frame = pfn.raw() + done;
             let room = self.singles.len().min(index(pages.raw() - done));
             let (words, rest) = self.singles.split_at(room);
             if words.is_empty() {
-                recorded += self.place(Pfn::new(frame), PageCount::ONE).raw();
+                self.place(Pfn::new(frame), PageCount::ONE);
                 self.singles = self.single_words();
                 done += 1;
                 continue;
@@ -110,9 +129,14 @@ impl<'m> Filler<'m> {
             let placed = words.len() as u64;
             self.singles = rest;
             self.next += placed;
-            (done, recorded) = (done + placed, recorded + placed);
+            done += placed;
         }
-        PageCount::new(recorded)
+        self.recorded_since(from)
+    }
+
+    /// How many pages from `from` on were recorded.
+    fn recorded_since(&self, from: u64) -> PageCount {
+        PageCount::new(self.cut.unwrap_or(self.next).saturating_sub(from))
     }
 
     /// The words of the pages that come next, as far as the current node has one for each.
@@ -136,17 +160,16 @@ impl<'m> Filler<'m> {
         self.singles = &[];
         let end = (self.next + pages.raw()).min(self.geometry.end);
         let from = self.next;
-        let mut recorded = 0;
         while self.next < end {
             // The first page's frame has an address, and so have those that follow in its folio.
             let frame = Pfn::new(pfn.raw() + (self.next - from));
             let before = self.next;
             self.place_block(frame, end);
-            if !self.overflowed() {
-                recorded += self.next - before;
+            if self.overflowed() {
+                self.cut = self.cut.or(Some(before));
             }
         }
-        PageCount::new(recorded)
+        self.recorded_since(from)
     }
 
     /// Records the part of the run that lies in the current block: the coarsest that it fills, or
@@ -210,10 +233,12 @@ impl<'m> Filler<'m> {
         let (Some(from), Some(to)) = (node.index_of(self.next), node.index_of(end - 1)) else {
             return;
         };
-        for entry in from..=to {
-            let page = node.first_page(entry);
-            let frame = Pfn::new(frame.raw() + (page - self.next));
-            self.write(node.word(entry), Slot::Page(frame));
+        if !self.overflowed() {
+            for entry in from..=to {
+                let page = node.first_page(entry);
+                let frame = Pfn::new(frame.raw() + (page - self.next));
+                self.write(node.word(entry), Slot::Page(frame));
+            }
         }
         self.next = end;
     }
@@ -224,13 +249,13 @@ impl<'m> Filler<'m> {
         self.fine = Some((node, word));
     }
 
-    /// Makes the last node finer, in place: from the last entry backwards, so that no entry is
-    /// overwritten before it was read.
+    /// Makes the last node finer, in place: from the last entry that was written backwards, so that
+    /// none is overwritten before it was read.
     fn refine(&mut self, old: Node, link: usize, order: u8) -> Node {
         let node = Node { order, ..old };
         self.used += node.len() - old.len();
         if !self.overflowed() {
-            for entry in (0..node.len()).rev() {
+            for entry in (0..node.index_of(self.next).unwrap_or(node.len())).rev() {
                 let page = node.first_page(entry);
                 let Some(from) = old.index_of(page) else { continue };
                 let raw = old.word(from).map_or(0, |word| self.table.get(word));

@@ -6,8 +6,8 @@ use super::PinTable;
 use super::layout::{Geometry, Node};
 use super::slot::Slot;
 
-/// Nodes whose blocks make one run at most, so that reading the next run is a bounded step.
-const BLOCKS: usize = 64;
+/// Words that make one run at most, so that reading the next run is a bounded step.
+const WORDS: u64 = 1 << 15;
 
 /// Consecutive frames behind consecutive addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,35 +32,47 @@ pub struct Runs<'m> {
     next: u64,
     /// The node that holds it, if it is known.
     node: Option<Node>,
+    /// Words that may still be taken at this time.
+    words: u64,
 }
 
 impl<'m> Runs<'m> {
     pub(super) fn new(table: PinTable<'m>, geometry: Option<Geometry>) -> Self {
         let next = geometry.map_or(0, |geometry| geometry.start);
-        Self { table, geometry, next, node: None }
+        Self { table, geometry, next, node: None, words: 0 }
+    }
+
+    /// Whether all has been read.
+    pub(crate) fn ended(&self) -> bool {
+        self.geometry.is_none_or(|geometry| self.next >= geometry.end)
+    }
+
+    /// The next run, from at most `words` words, which become fewer. `None` if they hold nothing.
+    pub(crate) fn next_within(&mut self, words: &mut u64) -> Option<Run> {
+        self.words = *words;
+        let run = self.run();
+        *words = self.words;
+        run
     }
 
     /// The next block that holds a frame.
     fn block(&mut self) -> Option<Run> {
         let geometry = self.geometry?;
-        while self.next < geometry.end {
-            let Some((node, at)) =
-                self.node.and_then(|node| Some((node, node.index_of(self.next)?)))
+        while self.next < geometry.end && self.words > 0 {
+            self.words -= 1;
+            let known = self.node.and_then(|node| Some((node, node.index_of(self.next)?)));
+            let Some((node, at)) = known.or_else(|| self.table.descend(&geometry, self.next))
             else {
-                match self.table.descend(&geometry, self.next) {
-                    Some((node, _)) => self.node = Some(node),
-                    // A link that leads nowhere: somebody wrote to the table. The next block of the
-                    // root may still be whole.
-                    None => {
-                        let root = geometry.root();
-                        self.next = root.end_page(root.index_of(self.next)?);
-                    }
-                }
+                // A link that leads nowhere: somebody wrote to the table. The next block of the
+                // root may still be whole.
+                let root = geometry.root();
+                let at = root.index_of(self.next);
+                self.next = at.map_or(geometry.end, |at| root.end_page(at));
                 continue;
             };
-            let slot = Slot::decode(self.table.get(node.word(at)?));
-            if let Slot::Link { .. } = slot {
-                self.node = None;
+            let slot = node.word(at).map_or(Slot::Vacant, |at| Slot::decode(self.table.get(at)));
+            self.node = if let Slot::Link { .. } = slot { None } else { Some(node) };
+            if self.node.is_none() {
                 continue;
             }
             let page = self.next.max(node.first_page(at));
@@ -92,15 +104,39 @@ impl<'m> Runs<'m> {
         let mut pages = node.end_page(at) - node.first_page(at);
         for at in at + 1..node.len() {
             raw = Slot::continued(raw, pages, base)?;
-            if self.table.get(node.word(at)?) != raw {
+            if self.words == 0 || self.table.get(node.word(at)?) != raw {
                 break;
             }
             let end = node.end_page(at);
             pages = end - self.next;
             run.pages = PageCount::new(run.pages.raw() + pages);
             self.next = end;
+            self.words -= 1;
         }
         Some(())
+    }
+}
+
+impl Runs<'_> {
+    /// The next run, from as many words as there may be now.
+    fn run(&mut self) -> Option<Run> {
+        let base = self.geometry?.base;
+        let mut run = self.block()?;
+        loop {
+            self.extend(&mut run);
+            let (next, words) = (self.next, self.words);
+            let Some(block) = self.block() else { return Some(run) };
+            let next_va = run.pages.bytes(base).and_then(|bytes| run.va.checked_add(bytes));
+            let continues = block.dirty == run.dirty
+                && run.pfn.checked_add(run.pages) == Some(block.pfn)
+                && next_va == Some(block.va);
+            if !continues {
+                // It is read again, as the first of the next run.
+                (self.next, self.words) = (next, words);
+                return Some(run);
+            }
+            run.pages = PageCount::new(run.pages.raw() + block.pages.raw());
+        }
     }
 }
 
@@ -108,23 +144,13 @@ impl Iterator for Runs<'_> {
     type Item = Run;
 
     fn next(&mut self) -> Option<Run> {
-        let base = self.geometry?.base;
-        let mut run = self.block()?;
-        for _ in 0..BLOCKS {
-            self.extend(&mut run);
-            let next = self.next;
-            let Some(block) = self.block() else { break };
-            let next_va = run.pages.bytes(base).and_then(|bytes| run.va.checked_add(bytes));
-            let continues = block.dirty == run.dirty
-                && run.pfn.checked_add(run.pages) == Some(block.pfn)
-                && next_va == Some(block.va);
-            if !continues {
-                // It is read again, as the first of the next run.
-                self.next = next;
-                break;
+        while !self.ended() {
+            self.words = WORDS;
+            let run = self.run();
+            if run.is_some() {
+                return run;
             }
-            run.pages = PageCount::new(run.pages.raw() + block.pages.raw());
         }
-        Some(run)
+        None
     }
 }

@@ -95,6 +95,12 @@ impl Slot {
         }
     }
 
+    /// The address word for a page word, whose frame has an address. `None` for any other word.
+    #[inline]
+    pub(super) fn settled(raw: u64, base: PageShift) -> Option<u64> {
+        (raw & TAG == PAGE).then_some(raw >> PAGE_SHIFT << base.raw() | ADDRESS)
+    }
+
     /// The word of a block whose frames continue those of a block of `pages` pages with the word
     /// `raw`, in the same state. `None` for a word without frames.
     #[inline]
@@ -127,6 +133,17 @@ mod tests {
         ] {
             assert_eq!(Slot::decode(slot.encode()), slot);
         }
+    }
+
+    #[test]
+    fn a_page_settles_as_its_address_and_nothing_else_does() {
+        let base = PageShift::SIZE_4K;
+        let pfn = Pfn::new((1 << 52) - 1);
+        let address = Slot::Address { addr: pfn.addr(base).unwrap(), dirty: false };
+        assert_eq!(Slot::settled(Slot::Page(pfn).encode(), base), Some(address.encode()));
+        assert_eq!(Slot::settled(address.encode(), base), None);
+        let link = Slot::Link { offset: 9, order: Order::ZERO };
+        assert_eq!(Slot::settled(link.encode(), base), None);
     }
 
     #[test]

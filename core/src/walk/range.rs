@@ -1,6 +1,5 @@
 //! A range in one pass.
 
-use pinfold_arch::addr::index;
 use pinfold_arch::format::MAX_LEVELS;
 use pinfold_arch::{
     AddrRange, Entry, Leaf, PageCount, PageFormat, PageShift, Pfn, PhysAddr, Rights, Table,
@@ -8,7 +7,7 @@ use pinfold_arch::{
 };
 
 use super::WalkError;
-use crate::host::{PhysMem, TableView};
+use crate::host::{PhysMem, Step, TableView};
 
 /// A stretch of the range, at most as long as one table reaches.
 #[derive(Clone, Copy, Debug)]
@@ -64,21 +63,21 @@ pub(crate) struct Run {
     pub(crate) pages: PageCount,
     /// The first entry, in host byte order.
     raw: u64,
-    /// Base pages of the first leaf before the run begins.
-    skipped: PageCount,
-    /// Index of the first entry.
+    /// Its index.
     first: u16,
-    pub(crate) rights: Rights,
-    shift: PageShift,
+    entries: u16,
 }
 
-/// Where the entries of runs stand: a table, and the entry above that led to it.
+/// Where the entries of runs stand, and what they have in common: a table, and the entry above
+/// that led to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source<'m> {
     view: TableView<'m>,
     parent: Option<(TableView<'m>, u16, u64)>,
     big_endian: bool,
     volatile: u64,
+    shift: PageShift,
+    pub(crate) rights: Rights,
 }
 
 impl Source<'_> {
@@ -88,9 +87,14 @@ impl Source<'_> {
         self.parent.is_none_or(|(view, at, raw)| self.same(&view, usize::from(at), raw))
     }
 
-    /// Whether entries of a run from this table still say what they said; see
+    /// Whether the entries of a run from this table still say what they said; see
     /// [`LeafRun::unchanged`].
     #[inline]
+    pub(crate) fn run_unchanged(&self, run: &Run) -> bool {
+        self.entries_unchanged(run, 0, run.entries)
+    }
+
+    /// The same for the entries behind some of its pages, one at least.
     pub(crate) fn unchanged(
         &self,
         run: &Run,
@@ -98,13 +102,24 @@ impl Source<'_> {
         pages: PageCount,
         base: PageShift,
     ) -> bool {
-        let order = run.shift.order(base).raw();
-        let first = (run.skipped.raw() + from.raw()) >> order;
-        let last = (run.skipped.raw() + from.raw() + pages.raw() - 1) >> order;
-        let mut expected = run.raw.wrapping_add(first << run.shift.raw());
-        (index(first)..index(last) + 1).all(|i| {
-            let same = self.same(&self.view, usize::from(run.first) + i, expected);
-            expected = expected.wrapping_add(run.shift.bytes());
+        let order = self.shift.order(base);
+        // Leaves are aligned to their size, so this is how far into the first one the run begins.
+        let skipped = (run.pfn.raw() & (order.pages().raw() - 1)) + from.raw();
+        let (first, last) = (skipped >> order.raw(), (skipped + pages.raw() - 1) >> order.raw());
+        let (first, end) = (u16::try_from(first), u16::try_from(last + 1));
+        match (first, end) {
+            (Ok(first), Ok(end)) => self.entries_unchanged(run, first, end),
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn entries_unchanged(&self, run: &Run, first: u16, end: u16) -> bool {
+        let mut expected = run.raw.wrapping_add(u64::from(first) << self.shift.raw());
+        (first..end).all(|entry| {
+            let at = usize::from(run.first) + usize::from(entry);
+            let same = self.same(&self.view, at, expected);
+            expected = expected.wrapping_add(self.shift.bytes());
             same
         })
     }
@@ -122,29 +137,40 @@ pub(crate) enum Next<'m> {
     Runs(Source<'m>),
     /// Nothing is present for so many pages.
     Hole(PageCount),
-    /// The range has been walked.
+    /// The range has been walked, or as many entries as were allowed.
     End,
 }
 
-/// An entry that was decoded, and what may differ in others that need not be.
+/// A leaf that was decoded, and what it says of entries that need not be.
 struct Decoded {
-    raw: u64,
     leaf: Leaf,
+    /// Bits in which an entry must not differ: all but its address and what hardware sets.
+    fixed: u64,
+    /// What it has there.
+    value: u64,
     /// See [`PageFormat::address_bits`].
     address_bits: u64,
+    /// What those bits of an entry do not say of its address.
+    addr: u64,
 }
 
 impl Decoded {
+    fn new(leaf: Leaf, raw: u64, address_bits: u64, volatile: u64) -> Self {
+        let fixed = !(address_bits | volatile);
+        let addr = leaf.addr.raw() ^ raw & address_bits;
+        Self { leaf, fixed, value: raw & fixed, address_bits, addr }
+    }
+
     /// Whether an entry differs from it in address bits only.
     #[inline]
-    fn describes(&self, raw: u64, volatile: u64) -> bool {
-        (raw ^ self.raw) & !(self.address_bits | volatile) == 0
+    fn describes(&self, raw: u64) -> bool {
+        raw & self.fixed == self.value
     }
 
     /// The address in an entry that differs in address bits only.
     #[inline]
     fn addr(&self, raw: u64) -> PhysAddr {
-        PhysAddr::new(self.leaf.addr.raw() ^ (raw ^ self.raw) & self.address_bits)
+        PhysAddr::new(self.addr ^ raw & self.address_bits)
     }
 }
 
@@ -153,6 +179,11 @@ impl Decoded {
 fn follows(addr: PhysAddr, leaf: &Leaf, next: &Leaf) -> bool {
     addr.checked_add(leaf.shift.bytes()) == Some(next.addr)
         && (next.shift, next.rights, next.memory) == (leaf.shift, leaf.rights, leaf.memory)
+}
+
+#[inline]
+fn leaf_of(entry: &Entry) -> Option<Leaf> {
+    if let Entry::Leaf(leaf) = entry { Some(*leaf) } else { None }
 }
 
 #[inline]
@@ -191,6 +222,10 @@ pub struct RangeWalk<'m, F, M> {
     ahead: Option<(u16, u64, Entry)>,
     tables: u64,
     entries: u64,
+    /// Entries that may still be taken, those that lead to tables apart.
+    most: u64,
+    /// An entry whose index has all these bits is the last that is taken with those before it.
+    cut: u16,
 }
 
 impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
@@ -213,9 +248,18 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
             ahead: None,
             tables: 0,
             entries: 0,
+            most: u64::MAX,
+            cut: u16::MAX,
         };
         walk.descend(root, Rights::all(), None)?;
         Ok(walk)
+    }
+
+    /// The walk, ended before it takes more entries than a step has. Runs are cut at its blocks, so
+    /// that they do not depend on where the walk began.
+    pub(crate) fn bounded(mut self, step: Step) -> Self {
+        (self.most, self.cut) = (step.entries(), step.block() - 1);
+        self
     }
 
     /// Tables visited so far.
@@ -269,10 +313,10 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         let va = VirtAddr::new(self.va);
         let mut runs = heapless::Vec::<Run, 1>::new();
         let look = Look { runs: 1, absent: u16::MAX };
-        let next = self.next_runs(&mut runs, look, |_| ())?;
+        let next = self.next_runs(&mut runs, look)?;
         Ok(match (next, runs.first()) {
             (Next::Runs(source), Some(&run)) => {
-                let Run { pfn, pages, rights, shift, .. } = run;
+                let (Run { pfn, pages, .. }, Source { rights, shift, .. }) = (run, source);
                 Some(Extent::Leaf(LeafRun { va, pfn, pages, rights, shift, run, source }))
             }
             (Next::Hole(pages), _) => Some(Extent::Hole { va, pages }),
@@ -280,8 +324,8 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         })
     }
 
-    /// The next runs, as many as come from one table without a hole, are asked for, and fit `runs`,
-    /// which is empty. `found` hears of the first frame of each as soon as it is known.
+    /// The next runs, as many as come from one table without a hole and with the same rights, are
+    /// asked for, and fit `runs`, which is emptied.
     ///
     /// # Errors
     /// [`WalkError`]. The walk cannot go on after one.
@@ -290,23 +334,31 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         &mut self,
         runs: &mut heapless::Vec<Run, N>,
         look: Look,
-        found: impl FnMut(Pfn),
     ) -> Result<Next<'m>, WalkError> {
+        runs.clear();
         loop {
             if self.left == 0 {
                 return Ok(Next::End);
             }
             let Some(level) = self.levels.last().copied() else { return Ok(Next::End) };
             let at = level.table.index(VirtAddr::new(self.va));
+            let Some(last) = self.last_allowed(&level, at) else { return Ok(Next::End) };
             let (raw, entry) = self.entry(&level, at);
             match entry {
-                Entry::Absent => return Ok(Next::Hole(self.hole(&level, at, look.absent))),
+                Entry::Absent => {
+                    let last = at.saturating_add(look.absent - 1).min(last);
+                    return Ok(Next::Hole(self.hole(&level, at, last)));
+                }
                 Entry::Leaf(leaf) => {
-                    self.leaves(&level, (at, raw, leaf), runs, N.min(look.runs), found);
-                    let big_endian = self.format.big_endian();
-                    let volatile = self.format.volatile_bits();
-                    let Level { view, parent, .. } = level;
-                    return Ok(Next::Runs(Source { view, parent, big_endian, volatile }));
+                    self.leaves(&level, (at, raw, leaf), last, runs, N.min(look.runs));
+                    return Ok(Next::Runs(Source {
+                        view: level.view,
+                        parent: level.parent,
+                        big_endian: self.format.big_endian(),
+                        volatile: self.format.volatile_bits(),
+                        shift: leaf.shift,
+                        rights: level.rights & leaf.rights,
+                    }));
                 }
                 Entry::Table(next, rights) if next.shift < level.table.shift => {
                     self.descend(next, level.rights & rights, Some((level.view, at, raw)))?;
@@ -322,6 +374,13 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         }
     }
 
+    /// The last entry of a table that may be taken together with the one at `at`.
+    #[inline]
+    fn last_allowed(&self, level: &Level<'m>, at: u16) -> Option<u16> {
+        let last = level.table.last.min(at | self.cut).max(at);
+        (u64::from(last - at) < self.most).then_some(last)
+    }
+
     /// Base pages from the current address to the end of the entry, at most what is left.
     #[inline]
     fn to_entry_end(&self, shift: PageShift) -> u64 {
@@ -329,122 +388,118 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         (bytes >> self.format.base().raw()).clamp(1, self.left)
     }
 
-    fn hole(&mut self, level: &Level<'m>, at: u16, most: u16) -> PageCount {
+    fn hole(&mut self, level: &Level<'m>, at: u16, last: u16) -> PageCount {
         let mut pages = self.to_entry_end(level.table.shift);
         let per_entry = level.table.shift.pages(self.format.base()).raw();
         let mut next = at;
-        let last = at.saturating_add(most - 1).min(level.table.last);
         while pages < self.left && next < last {
-            next += 1;
-            let (raw, entry) = self.entry(level, next);
+            let (raw, entry) = self.entry(level, next + 1);
             if entry != Entry::Absent {
-                self.ahead = Some((next, raw, entry));
+                self.ahead = Some((next + 1, raw, entry));
                 break;
             }
+            next += 1;
             pages += per_entry.min(self.left - pages);
         }
-        self.advance(pages);
+        self.advance(pages, next - at);
         PageCount::new(pages)
     }
 
-    /// Runs from the leaf `first` on, up to what is no leaf or does not fit.
-    // Once for many entries: its loops need the registers more than they need to be inline.
+    /// Runs from the leaf `first` on, up to the entry `last`, to what is no leaf of its size and
+    /// rights, or to what does not fit.
+    // Once for many entries: its loop needs the registers more than it needs to be inline.
     #[inline(never)]
     fn leaves<const N: usize>(
         &mut self,
         level: &Level<'m>,
         first: (u16, u64, Leaf),
+        last: u16,
         runs: &mut heapless::Vec<Run, N>,
         most: usize,
-        mut found: impl FnMut(Pfn),
     ) {
         let (start, raw, leaf) = first;
-        let (shift, order) = (leaf.shift, leaf.shift.order(self.format.base()).raw());
+        let base = self.format.base();
+        let (bytes, pages, order) =
+            (leaf.shift.bytes(), leaf.shift.pages(base).raw(), leaf.shift.order(base).raw());
         let (big_endian, volatile) = (self.format.big_endian(), self.format.volatile_bits());
-        let mut run = self.run(level, first);
-        found(run.pfn);
-        // The last entry that is wanted, and pages from where the walk is now to an entry's end.
-        let skipped = run.skipped.raw();
+        // Pages of the first leaf before the walk comes to it, and the last entry that is wanted.
+        let skipped = (self.va & leaf.shift.mask()) >> base.raw();
         let wanted = u16::try_from((skipped + self.left - 1) >> order).unwrap_or(u16::MAX);
-        let last = start.saturating_add(wanted).min(level.table.last);
-        let pages_to = |entry: u16| ((u64::from(entry - start) + 1) << order) - skipped;
+        let last = start.saturating_add(wanted).min(last);
 
-        let mut known = Decoded { raw, leaf, address_bits: self.format.address_bits(&level.table) };
-        // The last entry that was taken, what it says, and the pages before the current run.
-        let (mut at, mut latest, mut before) = (start, raw, 0);
+        let address_bits = self.format.address_bits(&level.table);
+        let mut known = Decoded::new(leaf, raw, address_bits, volatile);
+        let pfn = leaf.addr.pfn(base).checked_add(PageCount::new(skipped));
+        let pfn = pfn.unwrap_or(Pfn::new(u64::MAX));
+        let pages = PageCount::new(pages);
+        let _ = runs.push(Run { pfn, pages, raw, first: start, entries: 1 });
+        let continued = |raw: u64, expected: u64| (raw ^ expected) & !volatile == 0;
+        let entry =
+            |at: u16| level.view.load(usize::from(at)).map(|raw| host_order(raw, big_endian));
+        // The last entry that was taken, and what it says.
+        let (mut at, mut latest) = (start, raw);
         while at < last {
-            let next = at + 1;
-            let Some(raw) = level.view.load(usize::from(next)) else { break };
-            let raw = host_order(raw, big_endian);
-            let expected = latest.wrapping_add(shift.bytes());
-            let mut continues = (raw ^ expected) & !volatile == 0;
-            if !known.describes(raw, volatile) {
-                let entry = self.format.decode(&level.table, raw);
-                let Entry::Leaf(leaf) = entry else {
-                    self.ahead = Some((next, raw, entry));
+            let Some(raw) = entry(at + 1) else { break };
+            let mut continues = continued(raw, latest.wrapping_add(bytes));
+            if !known.describes(raw) {
+                let found = self.format.decode(&level.table, raw);
+                let alike = |leaf: &Leaf| {
+                    (leaf.shift, leaf.rights) == (known.leaf.shift, known.leaf.rights)
+                };
+                let Some(leaf) = leaf_of(&found).filter(alike) else {
+                    self.ahead = Some((at + 1, raw, found));
                     break;
                 };
                 continues &= follows(known.addr(latest), &known.leaf, &leaf);
-                (known.raw, known.leaf) = (raw, leaf);
+                known = Decoded::new(leaf, raw, address_bits, volatile);
             }
             if !continues {
-                if runs.len() + 1 >= most || known.leaf.shift != shift {
+                let pfn = known.addr(raw).pfn(base);
+                let run = Run { pfn, pages, raw, first: at + 1, entries: 1 };
+                if runs.len() >= most || runs.push(run).is_err() {
                     let leaf = Leaf { addr: known.addr(raw), ..known.leaf };
-                    self.ahead = Some((next, raw, Entry::Leaf(leaf)));
+                    self.ahead = Some((at + 1, raw, Entry::Leaf(leaf)));
                     break;
                 }
-                run.pages = PageCount::new(pages_to(at) - before);
-                let _ = runs.push(run);
-                before = pages_to(at);
-                run = Run {
-                    pfn: known.addr(raw).pfn(self.format.base()),
-                    pages: PageCount::ZERO,
-                    raw,
-                    skipped: PageCount::ZERO,
-                    first: next,
-                    rights: level.rights & known.leaf.rights,
-                    shift,
-                };
-                found(run.pfn);
-                (at, latest) = (next, raw);
+                (at, latest) = (at + 1, raw);
                 continue;
             }
-            (at, latest) = (next, expected);
+            let before = at;
+            (at, latest) = (at + 1, latest.wrapping_add(bytes));
             // Mostly there are more: they get a loop with nothing else in it.
             while at < last {
-                let expected = latest.wrapping_add(shift.bytes());
-                let raw = level.view.load(usize::from(at) + 1).unwrap_or_default();
-                let raw = host_order(raw, big_endian);
-                if (raw ^ expected) & !volatile != 0 || !known.describes(raw, volatile) {
+                let expected = latest.wrapping_add(bytes);
+                let more = |raw: &u64| continued(*raw, expected) && known.describes(*raw);
+                if entry(at + 1).filter(more).is_none() {
                     break;
                 }
                 (at, latest) = (at + 1, expected);
             }
+            if let Some(run) = runs.last_mut() {
+                run.entries += at - before;
+                run.pages = PageCount::new(u64::from(run.entries) << order);
+            }
         }
         self.entries += u64::from(at - start) + u64::from(self.ahead.is_some());
-        let pages = pages_to(at).min(self.left);
-        run.pages = PageCount::new(pages - before);
-        let _ = runs.push(run);
-        self.advance(pages);
+        // The first leaf may begin before the range, and the last may reach beyond it.
+        let taken = ((u64::from(at - start) + 1) << order) - skipped;
+        let beyond = taken.saturating_sub(self.left);
+        if let Some(run) = runs.first_mut() {
+            run.pages = PageCount::new(run.pages.raw() - skipped);
+        }
+        if let Some(run) = runs.last_mut() {
+            run.pages = PageCount::new(run.pages.raw() - beyond);
+        }
+        self.advance(taken - beyond, at - start);
     }
 
-    /// The run of one leaf, from the current address on.
-    #[inline]
-    fn run(&self, level: &Level<'m>, (first, raw, leaf): (u16, u64, Leaf)) -> Run {
-        let skipped = PageCount::new((self.va & leaf.shift.mask()) >> self.format.base().raw());
-        let pfn =
-            leaf.addr.pfn(self.format.base()).checked_add(skipped).unwrap_or(Pfn::new(u64::MAX));
-        let pages = PageCount::new(self.to_entry_end(leaf.shift));
-        let rights = level.rights & leaf.rights;
-        Run { pfn, pages, raw, skipped, first, rights, shift: leaf.shift }
-    }
-
-    /// Goes `pages` on and leaves the tables that do not reach so far.
-    fn advance(&mut self, pages: u64) {
+    /// Goes `pages` on, by one entry and `others`, and leaves the tables that do not reach so far.
+    fn advance(&mut self, pages: u64, others: u16) {
         let old = self.va;
         // Wraps only at the very end of the address space, where nothing is left.
         self.va = old.wrapping_add(pages << self.format.base().raw());
         self.left -= pages;
+        self.most = self.most.saturating_sub(u64::from(others) + 1);
         while self.levels.len() > 1
             && self.levels.last().is_some_and(|level| {
                 let reach = u32::from(level.table.shift.raw()) + u32::from(level.table.bits);

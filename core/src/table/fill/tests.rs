@@ -5,6 +5,7 @@ use pinfold_arch::{Access, AddrRange, PageCount, PageShift, Pfn, PhysAddr, VirtA
 use proptest::prelude::*;
 
 use super::Filler;
+use crate::host::Step;
 use crate::request::{AccountId, HolderId, PinFlags, PinRequest};
 use crate::sync::Word;
 use crate::table::{Keeper, PinTable, Run, TableError};
@@ -41,7 +42,7 @@ fn fill(table: &PinTable<'_>, first: u64, pieces: &[(u64, u64)]) -> Result<usize
     match filler.check() {
         Ok(()) => {
             let mut from = 0;
-            while let Some(next) = table.convert(&geometry, from, 7) {
+            while let Some(next) = table.convert(&geometry, from, Step::new(7)) {
                 from = next;
             }
             table.publish();
@@ -114,7 +115,7 @@ fn what_was_recorded_before_the_words_ran_out_is_still_there() {
         .map(|(pfn, pages)| filler.place(Pfn::new(*pfn), PageCount::new(*pages)).raw())
         .collect();
     assert_eq!(recorded, [256, 0]);
-    let held: Vec<Run> = table.held(geometry).collect();
+    let held: Vec<Run> = table.held(filler.held()).collect();
     assert_eq!(held.len(), 1);
     assert_eq!((held[0].pfn.raw(), held[0].pages.raw()), (0x1000, 256));
 }
