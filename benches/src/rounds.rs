@@ -1,6 +1,7 @@
 //! Rounds in which two sides take turns, and what they say together.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Times of one step of both sides, a pair for each round, in nanoseconds a unit of work.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,37 @@ pub fn alternate<const N: usize>(
         }
     }
     compared
+}
+
+/// How long `work` takes.
+pub fn timed(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// How long two threads take that start at the same time, until both are done. Starting the second
+/// thread is not counted.
+pub fn timed_together(one: impl FnOnce() + Send, other: impl FnOnce()) -> Duration {
+    let ready = AtomicU32::new(0);
+    let meet = |all| {
+        ready.fetch_add(1, Ordering::AcqRel);
+        while ready.load(Ordering::Acquire) < all {
+            std::hint::spin_loop();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            meet(2);
+            one();
+            meet(4);
+        });
+        meet(2);
+        timed(|| {
+            other();
+            meet(4);
+        })
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]

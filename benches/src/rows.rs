@@ -16,10 +16,37 @@ pub struct Row {
     pub id: &'static str,
     /// What is compared.
     pub what: &'static str,
-    /// The largest ratio that is good enough; none for a row that only reports.
-    pub goal: Option<f64>,
-    /// The largest ratio that would be better.
-    pub stretch: Option<f64>,
+    /// Which ratio is hoped for.
+    pub goal: Goal,
+}
+
+/// Which ratio is good enough, and which would be better.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    /// At most the first; better, at most the second.
+    AtMost(f64, f64),
+    /// At least the first; better, at least the second.
+    AtLeast(f64, f64),
+    /// None: the row only reports.
+    Report,
+}
+
+impl Goal {
+    fn met(self, ratio: f64) -> Option<bool> {
+        match self {
+            Self::AtMost(goal, _) => Some(ratio <= goal),
+            Self::AtLeast(goal, _) => Some(ratio >= goal),
+            Self::Report => None,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::AtMost(goal, stretch) => format!("<= {goal} ({stretch})"),
+            Self::AtLeast(goal, stretch) => format!(">= {goal} ({stretch})"),
+            Self::Report => "-".into(),
+        }
+    }
 }
 
 /// What the command line asked for.
@@ -83,8 +110,8 @@ pub fn head(options: &Options, unit: &str) {
     }
     println!("times in ns a {unit}: smallest, median");
     println!(
-        "{:<4} {:<38} {:>16} {:>16} {:>7} {:>15}  met",
-        "row", "what", "pinfold", "floor", "ratio", "goal (stretch)"
+        "{:<4} {:<42} {:>16} {:>16} {:>7} {:>15}  met",
+        "row", "what", "measured", "against", "ratio", "goal (stretch)"
     );
 }
 
@@ -93,14 +120,17 @@ pub fn print(row: &Row, size: &str, mut runs: Vec<Compared>) {
     runs.sort_by(|a, b| a.ratio().total_cmp(&b.ratio()));
     let Some(middle) = runs.get(runs.len() / 2) else { return };
     let (ours, floor) = (middle.ours(), middle.floor());
-    let bound = |bound: Option<f64>| bound.map_or("-".into(), |bound| format!("{bound}"));
-    let met = row.goal.map_or("report only".into(), |goal| {
-        let count = runs.iter().filter(|run| run.ratio() <= goal).count();
-        let word = if count >= RUNS_TO_MEET.min(runs.len()) { "yes" } else { "no" };
-        format!("{word}, {count} of {}", runs.len())
-    });
+    let verdicts = runs.iter().map(|run| row.goal.met(run.ratio()));
+    let met = match verdicts.collect::<Option<Vec<bool>>>() {
+        None => "report only".into(),
+        Some(verdicts) => {
+            let count = verdicts.iter().filter(|met| **met).count();
+            let word = if count >= RUNS_TO_MEET.min(runs.len()) { "yes" } else { "no" };
+            format!("{word}, {count} of {}", runs.len())
+        }
+    };
     println!(
-        "{:<4} {:<38} {:>7.2} {:>8.2} {:>7.2} {:>8.2} {:>7.2} {:>15}  {met}",
+        "{:<4} {:<42} {:>7.2} {:>8.2} {:>7.2} {:>8.2} {:>7.2} {:>15}  {met}",
         row.id,
         format!("{}, {size}", row.what),
         ours.0,
@@ -108,6 +138,6 @@ pub fn print(row: &Row, size: &str, mut runs: Vec<Compared>) {
         floor.0,
         floor.1,
         middle.ratio(),
-        format!("{} ({})", bound(row.goal), bound(row.stretch)),
+        row.goal.text(),
     );
 }

@@ -2,7 +2,10 @@
 //! table. Everything lies flat, so that nothing of it costs anything but its memory.
 
 use pinfold::folio::{FolioFlags, FolioInfo, FolioKind};
-use pinfold::host::{Mapping, MappingKind, Mappings, Parts, PhysMem, SpaceId, TableView};
+use pinfold::host::{
+    LeakFrames, Mapping, MappingKind, Mappings, NeverFreed, NoAccount, NoFault, NoMigrate, Parts,
+    PhysMem, SpaceId, SpinWait, TableView, Wait,
+};
 use pinfold::sync::{Ordering, Word};
 use pinfold::{
     AccountId, AddrRange, AddressSpace, Dirtied, Engine, FrameTable, HolderId, Order, PageCount,
@@ -15,7 +18,8 @@ use pinfold_arch::{Access, Entry, Leaf, LeafFlags};
 use crate::allocator;
 use crate::memory::Flat;
 
-const BASE: PageShift = PageShift::SIZE_4K;
+/// The base page.
+pub const BASE: PageShift = PageShift::SIZE_4K;
 /// Where the memory is mapped: where a table of the two lowest levels starts, inside the first
 /// table of the level above.
 const START: VirtAddr = VirtAddr::new(0x10_0000_0000);
@@ -31,8 +35,10 @@ const ENTRIES: usize = 512;
 pub struct Layout {
     /// How much memory, in base pages: whole GiB, or a part of the first.
     pub pages: u64,
-    /// Size of the folios and of the pages that map them: 4 KiB or 2 MiB.
+    /// Size of the folios: 4 KiB, 2 MiB or 1 GiB.
     pub page: PageShift,
+    /// Size of the pages that map them: the same or 4 KiB.
+    pub mapped: PageShift,
     /// Whether the folios lie in random order, or one behind the other.
     pub shuffled: bool,
 }
@@ -42,23 +48,30 @@ impl Layout {
         self.page.order(BASE)
     }
 
-    /// Folios, and entries that map them.
+    /// Folios.
     #[must_use]
     pub fn folios(&self) -> u64 {
         self.pages / self.order().pages().raw()
     }
-}
 
-impl Layout {
+    /// Entries that map them.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.pages / self.mapped.pages(BASE).raw()
+    }
+
     /// One of each kind, small.
     #[must_use]
-    pub fn samples() -> [Self; 3] {
-        let (small, large) = (PageShift::SIZE_4K, PageShift::SIZE_2M);
-        [(small, false), (small, true), (large, false)].map(|(page, shuffled)| Self {
-            pages: 1 << 14,
-            page,
-            shuffled,
-        })
+    pub fn samples() -> [Self; 5] {
+        let (small, large, huge) = (PageShift::SIZE_4K, PageShift::SIZE_2M, PageShift::SIZE_1G);
+        let (few, many) = (1 << 14, 1 << 19);
+        [
+            Self { pages: few, page: small, mapped: small, shuffled: false },
+            Self { pages: few, page: small, mapped: small, shuffled: true },
+            Self { pages: few, page: large, mapped: large, shuffled: false },
+            Self { pages: few, page: large, mapped: small, shuffled: true },
+            Self { pages: many, page: huge, mapped: huge, shuffled: false },
+        ]
     }
 }
 
@@ -68,7 +81,7 @@ pub fn allocator_calls(layout: Layout) -> u64 {
     let scene = Scene::new(layout);
     allocator::calls(|| {
         scene.pin();
-        for page in 0..layout.pages {
+        for page in (0..layout.pages).step_by(7) {
             let va = VirtAddr::new(START.raw() + (page << BASE.raw()));
             assert!(scene.pins().lookup(va).is_ok());
         }
@@ -87,7 +100,8 @@ pub struct Scene {
 }
 
 /// The host of a scene: page tables in flat memory, one private mapping, ready-made parts.
-pub type SceneHost<'m> = Parts<FlatTables<'m>, OneMapping>;
+pub type SceneHost<'m, W = SpinWait> =
+    Parts<FlatTables<'m>, OneMapping, NeverFreed, NoFault, NoMigrate, LeakFrames, NoAccount, W>;
 
 /// Page tables from `TABLES` on.
 #[derive(Clone, Copy, Debug)]
@@ -131,10 +145,11 @@ impl Scene {
         let frames = Flat::new(index(layout.pages) * 2);
         let range = AddrRange::new(START, PageCount::new(layout.pages), BASE).expect("a range");
         let pins = Flat::new(PinTable::words_for(&range, layout.page).expect("a size"));
-        // One table of each level above, and all of the two lowest: more than is needed.
+        // One table of each level above, and all of the two lowest: as many as there can be.
+        let smallest = if layout.mapped == BASE { layout.pages } else { 0 };
         let tables = Flat::new(
             (2 + layout.pages.div_ceil(1 << 18) as usize) * ENTRIES
-                + layout.pages.next_multiple_of(ENTRIES as u64) as usize,
+                + smallest.next_multiple_of(ENTRIES as u64) as usize,
         );
         let space = AddressSpace::new(SpaceId(1), format, root);
         PinTable::new(pins.words()).expect("room for a header");
@@ -169,6 +184,7 @@ impl Scene {
     /// Lays the tables out level by level, root first, and each level in order of address: so the
     /// entries that map memory are one flat array, which the floor reads too.
     fn map(&self, format: X86_64, root: Table, folios: &[u64]) {
+        let per_folio = self.layout.page.pages(self.layout.mapped).raw();
         let mut level = vec![root];
         let mut next_free = 1;
         loop {
@@ -178,9 +194,10 @@ impl Scene {
             for at in 0..entries {
                 let va = VirtAddr::new(START.raw() + (at << shift.raw()));
                 let table = &level[index(at) / ENTRIES];
-                let entry = if shift == self.layout.page {
-                    let addr = FRAMES.raw() + (folios[index(at)] << shift.raw());
-                    leaf(PhysAddr::new(addr), shift)
+                let entry = if shift == self.layout.mapped {
+                    let (folio, inside) = (at / per_folio, at % per_folio);
+                    let folio = folios[index(folio)] << self.layout.page.raw();
+                    leaf(PhysAddr::new(FRAMES.raw() + folio + (inside << shift.raw())), shift)
                 } else {
                     let base = TABLES.raw() + next_free * 4096;
                     next_free += 1;
@@ -194,7 +211,7 @@ impl Scene {
                     index((table.base.raw() - TABLES.raw()) / 8 + u64::from(table.index(va)));
                 self.tables.words()[word].store(raw, Ordering::Relaxed);
             }
-            if shift == self.layout.page {
+            if shift == self.layout.mapped {
                 return;
             }
             level = below;
@@ -205,8 +222,13 @@ impl Scene {
     #[must_use]
     pub fn leaves(&self) -> &[Word] {
         let gibs = index(self.layout.pages.div_ceil(1 << 18));
-        let above = if self.layout.page == BASE { 2 + gibs } else { 2 };
-        &self.tables.words()[above * ENTRIES..][..index(self.layout.folios())]
+        let first = match self.layout.mapped {
+            BASE => (2 + gibs) * ENTRIES,
+            PageShift::SIZE_2M => 2 * ENTRIES,
+            // In the middle of the second table.
+            _ => ENTRIES + index(START.raw() >> PageShift::SIZE_1G.raw()),
+        };
+        &self.tables.words()[first..][..index(self.layout.entries())]
     }
 
     /// The frames.
@@ -218,11 +240,24 @@ impl Scene {
         FrameTable::new(self.frames.words(), FRAMES.pfn(BASE), BASE).expect("46 bits at most")
     }
 
+    /// The host of the engine, with a waiting part of one's own.
+    pub fn host<W: Wait>(&self, wait: W) -> SceneHost<'_, W> {
+        let memory = FlatTables { words: self.tables.words() };
+        let Parts { mappings, guard, fault, migrate, reclaim, account, trace, .. } =
+            Parts::new(memory, OneMapping(self.range()));
+        Parts { memory, mappings, guard, fault, migrate, reclaim, account, wait, trace }
+    }
+
     /// The engine.
     #[must_use]
     pub fn engine(&self) -> Engine<'_, SceneHost<'_>> {
-        let memory = FlatTables { words: self.tables.words() };
-        Engine::new(Parts::new(memory, OneMapping(self.range())), self.frame_table())
+        Engine::new(self.host(SpinWait), self.frame_table())
+    }
+
+    /// The address space.
+    #[must_use]
+    pub fn space(&self) -> &AddressSpace<X86_64> {
+        &self.space
     }
 
     /// The pin table.
@@ -281,10 +316,10 @@ impl Scene {
         let pinned = self.pin();
         assert_eq!(pinned.pages.raw(), self.layout.pages);
         assert_eq!((pinned.faults, pinned.migrated), (0, 0));
-        for at in (0..self.layout.folios()).step_by(97) {
+        for at in (0..self.layout.entries()).step_by(97) {
             let entry = self.leaves()[index(at)].load(Ordering::Relaxed);
-            let addr = PhysAddr::new(entry & ((1 << 46) - 1) & !self.layout.page.mask());
-            let va = VirtAddr::new(START.raw() + (at << self.layout.page.raw()) + 0x123);
+            let addr = PhysAddr::new(entry & ((1 << 46) - 1) & !self.layout.mapped.mask());
+            let va = VirtAddr::new(START.raw() + (at << self.layout.mapped.raw()) + 0x123);
             assert_eq!(self.pins().lookup(va), Ok(PhysAddr::new(addr.raw() + 0x123)));
         }
         self.assert_pins(self.layout.order().pages().raw());
