@@ -4,7 +4,7 @@ use pinfold::policy::{Refusal, RequestError};
 use pinfold::{
     Access, AddrRange, Order, PageCount, PageShift, Pfn, PinCause, PinFlags, PinRequest, VirtAddr,
 };
-use pinfold_sim::{FileKind, HostCall, Layout, MapSpec, ZoneKind, mib};
+use pinfold_sim::{FileKind, HostCall, Layout, MapSpec, ZoneKind, ZoneLayout, mib};
 
 use super::{AT, BOTH, coherent, nothing_misplaced, request};
 
@@ -24,13 +24,15 @@ fn what_may_be_pinned_by_backing_sharing_and_access() {
             Some(Refusal::FsDax),
         ),
     ] {
-        for touched in [false, true] {
-            let layout = Layout::small().zone(pinfold_sim::ZoneLayout {
-                name: "pmem",
-                kind: ZoneKind::FsDax,
-                pages: mib(2),
-            });
-            scene!(machine, bench, layout);
+        // Memory that must move first is looked up on the way; the fast way meets the rest alone.
+        let plain = Layout::new(Pfn::new(0x1000)).normal(mib(8));
+        let layouts = [(false, Layout::small()), (true, Layout::small()), (true, plain)];
+        for (touched, layout) in layouts {
+            scene!(
+                machine,
+                bench,
+                layout.zone(ZoneLayout { name: "pmem", kind: ZoneKind::FsDax, pages: mib(2) })
+            );
             let file = machine.add_file(kind, 8, Order::ZERO);
             bench.map(MapSpec::shared(AT, 8, file));
             bench.map(MapSpec::private(AT + 0x10_0000, 8, file));

@@ -1,8 +1,10 @@
 //! Several callers, and others, want to move the same folios.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pinfold::folio::FolioFlags;
+use pinfold::host::Event;
 use pinfold::{Dirtied, Engine, ErrorKind, Pfn, PinCause, PinFlags, PinTable, VirtAddr};
 use pinfold_sim::model::Model;
 use pinfold_sim::{HostCall, Layout, Machine, MapSpec, Ram, mib};
@@ -25,7 +27,7 @@ fn callers_of_the_same_movable_memory_all_get_it() {
         let kept = FolioFlags::CMA | FolioFlags::MOVABLE;
         assert!(machine.folio_at(space.id(), AT).unwrap().info().flags.intersects(kept));
         if failing {
-            machine.fail(HostCall::Migrate, 7);
+            machine.fail(HostCall::Migrate, 1);
         }
         let engine = Engine::new(&machine, machine.frames());
         let together = Barrier::new(CALLERS as usize);
@@ -43,24 +45,28 @@ fn callers_of_the_same_movable_memory_all_get_it() {
             let tables = memory.iter().map(|memory| PinTable::new(memory).unwrap());
             let tables: Vec<_> = tables.collect();
             together.wait();
-            let mut moved = 0;
-            for (start, table) in starts.iter().zip(&tables) {
-                let request = longterm(AT + (start << 12), step);
-                moved += engine.pin(&space, table, &request).unwrap().migrated;
-            }
-            // All hold everything now, and all hold the same.
+            let pin = |(start, table): (&u64, &PinTable<'_>)| {
+                engine.pin(&space, table, &longterm(AT + (*start << 12), step))
+            };
+            let pinned: Vec<_> = starts.iter().zip(&tables).map(pin).collect();
+            // All hold everything now, and all hold the same. Whoever failed says so later, or the
+            // others would wait for ever.
             together.wait();
+            let seen = |page: u64| {
+                let va = AT + (page << 12);
+                let folio = machine.folio_at(space.id(), va).unwrap();
+                (machine.translate(space.id(), va, BOTH), folio.info().flags)
+            };
+            let seen: Vec<_> = (first..last).map(seen).collect();
+            together.wait();
+            let moved: u64 = pinned.into_iter().map(|pinned| pinned.unwrap().migrated).sum();
             for (start, table) in starts.iter().zip(&tables) {
-                for page in *start..start + step {
-                    let va = AT + (page << 12);
-                    let mapped = machine.translate(space.id(), va, BOTH);
-                    assert_eq!(table.lookup(VirtAddr::new(va)).ok(), mapped, "page {page}");
-                    let flags = machine.folio_at(space.id(), va).unwrap().info().flags;
+                for page in *start..*start + step {
+                    let (mapped, flags) = seen[(page - first) as usize];
+                    let said = table.lookup(VirtAddr::new(AT + (page << 12))).ok();
+                    assert_eq!(said, mapped, "page {page}");
                     assert!(!flags.intersects(kept), "page {page} is pinned where it was");
                 }
-            }
-            together.wait();
-            for table in &tables {
                 engine.unpin(table, Dirtied::No).unwrap();
             }
             moved
@@ -74,6 +80,43 @@ fn callers_of_the_same_movable_memory_all_get_it() {
         assert!(!machine.scheduled(), "no attempt failed");
         Model::new().check(&machine).unwrap();
     }
+}
+
+/// D24, one step at a time: while one caller is moving the only folio there is, another comes by. It
+/// waits until the first is done, and both have it.
+#[test]
+fn a_caller_who_meets_a_folio_on_the_move_waits_for_it() {
+    let (met, done) = (Barrier::new(2), AtomicBool::new(false));
+    let ram = Ram::new(&Layout::small());
+    let machine = Machine::new(&ram);
+    let space = filled(&machine, 1);
+    let (met, done) = (&met, &done);
+    machine.during(HostCall::Migrate, 1, move |machine| {
+        met.wait();
+        let before = machine.calls(HostCall::Pause);
+        while machine.calls(HostCall::Pause) < before + 20 && !done.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    });
+    let engine = Engine::new(&machine, machine.frames());
+    let (one, other) = (words(64), words(64));
+    let request = request(1, PinFlags::LONGTERM);
+    let first = PinTable::new(&one).unwrap();
+    let second = PinTable::new(&other).unwrap();
+    let (moved, met_it) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| engine.pin(&space, &first, &request));
+        met.wait();
+        let second = engine.pin(&space, &second, &request);
+        done.store(true, Ordering::SeqCst);
+        (first.join().unwrap(), second)
+    });
+    assert_eq!((moved.unwrap().migrated, met_it.unwrap().migrated), (1, 0));
+    let waited = |event: &Event| matches!(event, Event::Waiting { .. });
+    assert!(machine.take_events().iter().any(waited));
+    assert_eq!(machine.frames().counts_of(machine.folio_at(space.id(), AT).unwrap()).pins(), 2);
+    engine.unpin(&first, Dirtied::No).unwrap();
+    engine.unpin(&second, Dirtied::No).unwrap();
+    Model::new().check(&machine).unwrap();
 }
 
 /// D23: a folio that could not be isolated was taken for one that need not move. Here another one

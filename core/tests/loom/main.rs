@@ -10,6 +10,8 @@ use pinfold::frames::{FrameTable, Frozen};
 use pinfold::sync::{Ordering, Word};
 use pinfold::{Order, PageCount, PageShift, Pfn};
 
+mod engine;
+
 const PFN: Pfn = Pfn::new(1);
 
 struct Shared {
@@ -167,5 +169,58 @@ fn a_mark_and_a_pin_see_each_other() {
         let seen = table.counts_of(folio).pins();
         let pinned_unmarked = pinner.join().unwrap();
         assert!(!(pinned_unmarked && seen == 0), "the mark and the pin missed each other");
+    });
+}
+
+/// Why `counts_of` has a barrier, and a pin is sequentially consistent: with acquire and release
+/// alone the mover misses the pin and the pin misses the mover.
+#[test]
+#[should_panic(expected = "the folio was moved under a pin")]
+fn without_the_barrier_a_pin_and_a_migration_miss_each_other() {
+    loom::model(|| {
+        let words = Arc::new((Word::new(1), Word::new(0)));
+        let pinner = {
+            let words = Arc::clone(&words);
+            thread::spawn(move || {
+                let (entry, pins) = &*words;
+                pins.fetch_add(1, Ordering::AcqRel);
+                entry.load(Ordering::Acquire) == 1
+            })
+        };
+        let (entry, pins) = &*words;
+        entry.swap(0, Ordering::AcqRel);
+        let moved = pins.load(Ordering::Acquire) == 0;
+        let pinned = pinner.join().unwrap();
+        assert!(!(moved && pinned), "the folio was moved under a pin");
+    });
+}
+
+/// Whoever has a folio to itself has it alone: no reference is added meanwhile, and none that is
+/// there is overlooked.
+#[test]
+fn a_frozen_folio_gets_no_reference() {
+    loom::model(|| {
+        let shared = Shared::new();
+        let inside = Arc::new(Word::new(0));
+        let other = {
+            let (shared, inside) = (Arc::clone(&shared), Arc::clone(&inside));
+            thread::spawn(move || {
+                let table = shared.table();
+                let folio = table.folio(PFN).unwrap();
+                if table.get(folio, 1).is_ok() {
+                    assert_eq!(inside.load(Ordering::SeqCst), 0, "a reference to a frozen folio");
+                    assert!(table.put(folio, 1).unwrap().is_none());
+                }
+            })
+        };
+        let table = shared.table();
+        if let Ok(frozen) = table.freeze(table.folio(PFN).unwrap(), 1) {
+            inside.store(1, Ordering::SeqCst);
+            inside.store(0, Ordering::SeqCst);
+            frozen.unfreeze(1);
+        }
+        other.join().unwrap();
+        let counts = table.counts_of(table.folio(PFN).unwrap());
+        assert_eq!((counts.references(), counts.pins()), (1, 0));
     });
 }
