@@ -253,6 +253,13 @@ fn files_on_persistent_memory_are_known_by_their_mapping() {
     *entry(&mut other, shared) ^= 1 << 30;
     let error = refused(&other).to_string();
     assert!(error.contains("another frame"), "{error}");
+    // Ordinary memory is not a disk's.
+    let mut inside = real();
+    let (start, _) = region(&inside, "file_shared");
+    let map = inside.mappings.iter_mut().find(|map| map.start == start).unwrap();
+    map.flags.push("dax".into());
+    let error = refused(&inside).to_string();
+    assert!(error.contains("inside a zone"), "{error}");
     // Nobody else has memory out there.
     let mut more = snapshot;
     more.memory.last_mut().unwrap().frames += 1;
