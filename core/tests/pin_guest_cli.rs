@@ -342,3 +342,34 @@ fn a_picture_that_cannot_be_written_is_told() {
     let same = std::fs::read(&file).unwrap() == std::fs::read(snapshot("x86_64-6.1.snap")).unwrap();
     assert!(same, "the snapshot was overwritten");
 }
+
+/// What the kernel answered is compared, and another answer than pinfold's is told and is a failure.
+#[test]
+fn the_kernels_own_verdicts_are_compared() {
+    let bytes = std::fs::read(snapshot("x86_64-6.1-cma.snap")).unwrap();
+    let mut captured = pinfold_sim::snapshot::Snapshot::parse(&bytes).unwrap();
+    let verdict = |name: &str, errno| {
+        let region = captured.regions.iter().find(|region| region.name == name).unwrap();
+        let (start, pages) = (region.start, region.pages);
+        let (asker, write, whole) = ("vfio".to_owned(), true, true);
+        pinfold_sim::snapshot::Verdict { asker, write, whole, start, pages, errno }
+    };
+    let right = [verdict("locked", 0), verdict("secret", 14), verdict("device", 0)];
+    let wrong = verdict("read_only", 0);
+    captured.verdicts = right.to_vec();
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verdicts.snap");
+    std::fs::write(&file, captured.to_bytes()).unwrap();
+    let asked = format!("--snapshot={}", file.display());
+    let report = is_a_good_report(&run(&[&asked]));
+    assert!(report.contains("verdicts 2 agreed, 1 exceptions (listed)"), "{report}");
+    assert!(report.contains("1 vfio maps device registers"), "{report}");
+
+    captured.verdicts.push(wrong);
+    std::fs::write(&file, captured.to_bytes()).unwrap();
+    let output = run(&[&asked]);
+    let report = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    assert!(report.contains("verdicts 2 agreed, 1 exceptions (listed)"), "{report}");
+    assert!(report.contains("the mapping is not writable"), "{report}");
+    assert!(report.contains("FAILED  pinfold answers as the kernel did, but for 1"), "{report}");
+}
