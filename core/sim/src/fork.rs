@@ -49,12 +49,27 @@ impl<F: TableFormat> State<'_, F> {
         self.spaces.get_mut(&child.id().0).expect("just made").vmas.clone_from(&vmas);
         parent.invalidate_start();
         let copied = vmas.values().try_for_each(|vma| self.fork_mapping(id, child.id(), vma));
+        if copied.is_err() {
+            // It stopped where a huge page is mapped piece by piece, and half of them are shared.
+            vmas.values().for_each(|vma| self.protect_shared(id, vma));
+        }
         parent.invalidate_end();
         if let Err(error) = copied {
             self.drop_space(child.id())?;
             return Err(error.into());
         }
         Ok(child)
+    }
+
+    /// Takes the right to write off entries whose page is not the space's own any more.
+    fn protect_shared(&self, id: SpaceId, vma: &Vma) {
+        let private = if vma.spec.shared { Vec::new() } else { self.leaves_in(id, &vma.range) };
+        for (_, spot, leaf) in private {
+            let flags = self.folio(self.pfn_of(&leaf)).map(|folio| folio.info().flags);
+            if flags.is_some_and(|flags| !flags.contains(FolioFlags::EXCLUSIVE)) {
+                self.set_rights(&spot, &leaf, leaf.rights.difference(Rights::WRITE));
+            }
+        }
     }
 
     fn fork_mapping(&mut self, parent: SpaceId, child: SpaceId, vma: &Vma) -> Result<(), NoMemory> {

@@ -131,10 +131,11 @@ impl<'a, 'm> Session<'a, 'm> {
                 };
                 self.machine.during(call, u64::from(nth) + 1, move |machine| {
                     let begun = surprise(&world, machine, &deed);
-                    if let (true, Deed::ForkSlowly(space)) = (begun, deed) {
-                        machine.during(HostCall::GuardLeave, 1, move |machine| {
-                            surprise(&world, machine, &Deed::Fork(space));
-                        });
+                    if begun && matches!(deed, Deed::ForkSlowly(_)) {
+                        let complete = move |machine: &Machine<'_>| {
+                            lock(&world).complete_forks(machine);
+                        };
+                        machine.during(HostCall::GuardLeave, 1, complete);
                     }
                 });
                 Ok(Did::Done)

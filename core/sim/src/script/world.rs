@@ -27,6 +27,8 @@ const DEVICE: Pfn = Pfn::new(0x80_0000);
 pub(super) struct World {
     spaces: Vec<SpaceId>,
     files: Vec<FileId>,
+    /// Spaces whose fork has begun.
+    begun: Vec<SpaceId>,
     foreign: VecDeque<Pfn>,
     pieces: VecDeque<FrameRange>,
     stamp: u8,
@@ -61,6 +63,7 @@ impl World {
         Self {
             spaces: vec![machine.add_space().id()],
             files: files.to_vec(),
+            begun: Vec::new(),
             foreign: VecDeque::new(),
             pieces: VecDeque::new(),
             stamp: 0,
@@ -142,13 +145,17 @@ impl World {
                 pages.filter(|va| machine.write(id, *va, &[self.stamp]).is_ok()).count() > 0
             }
             Deed::Fork(name) => {
-                let room = self.spaces.len() < SPACES;
+                let room = self.spaces.len() + self.begun.len() < SPACES;
                 let child = room.then(|| machine.fork(self.space(*name)).ok()).flatten();
                 self.spaces.extend(child.as_ref().map(|child| child.id()));
                 child.is_some()
             }
             Deed::ForkSlowly(name) => {
-                self.spaces.len() < SPACES && machine.begin_fork(self.space(*name)).is_ok()
+                let id = self.space(*name);
+                let room = self.spaces.len() + self.begun.len() < SPACES;
+                let begun = room && !self.begun.contains(&id) && machine.begin_fork(id).is_ok();
+                self.begun.extend(begun.then_some(id));
+                begun
             }
             Deed::Exit(name) => {
                 let done = !during && self.spaces.len() > 1;
@@ -223,6 +230,14 @@ impl World {
                 machine.batch_new_pages(usize::from(*size));
                 true
             }
+        }
+    }
+
+    /// The second half of every fork that has begun.
+    pub(super) fn complete_forks(&mut self, machine: &Machine<'_>) {
+        self.disturbed = true;
+        for id in std::mem::take(&mut self.begun) {
+            self.spaces.extend(machine.fork(id).ok().map(|child| child.id()));
         }
     }
 
