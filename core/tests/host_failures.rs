@@ -101,6 +101,7 @@ fn late(scene: &Scene, call: HostCall, nth: u64, change: &Change) -> bool {
     once(scene, about, |mut run| {
         run.schedule(call, nth, change);
         let result = run.pin(Some(call));
+        run.machine.disarm();
         let reached = run.happened();
         let gone = run.gone();
         match &result {
@@ -135,6 +136,7 @@ fn late_unpin(scene: &Scene, call: HostCall, nth: u64, change: &Change, mapped: 
         run.pinned(&gone);
         run.schedule(call, nth, change);
         run.unpin();
+        run.machine.disarm();
         let reached = run.happened();
         run.other_pinned();
         run.check();

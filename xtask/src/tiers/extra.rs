@@ -10,11 +10,19 @@ use crate::command::{Show, check, command, root};
 use crate::counts::Counts;
 use crate::need::NEXTEST;
 
-/// Optimised, but with every assertion. It says what it did, and how to repeat what failed.
+/// Optimised, but with every assertion. The scripts say what they did, and how to repeat what failed.
 pub(super) fn model() -> Outcome {
-    let mut storm = command("cargo", &["run", "--profile", "checked", "--package", "pinfold-sim"]);
-    storm.args(["--example", "storm", "--", "--operations", "1000000"]);
-    check(storm, Show::Always)
+    let checked = ["--profile", "checked", "--package"];
+    let mut sweep = command("cargo", &["test"]);
+    sweep.args(checked).args(["pinfold", "--test", "host_failures", "the_world"]);
+    sweep.env("PINFOLD_EVERY_CHANGE", "1");
+    check(sweep, Show::OnFailure)?;
+    let mut storm = command("cargo", &["run"]);
+    storm.args(checked).args(["pinfold-sim", "--example", "storm"]);
+    storm.args(["--", "--operations", "1000000"]);
+    check(storm, Show::Always)?;
+    // The `test` tier has counted those tests.
+    Ok(Counts::default())
 }
 
 /// In a target directory of its own: the flag would rebuild everything else each time.
