@@ -160,6 +160,12 @@ fn exceptions_are_narrow() {
     let mut old = capture("6.1.0-56-amd64");
     put_on(&mut old, "file_shared", EXT4);
     put_on(&mut old, "file_private", EXT4);
+    // A part of the file that may only be read.
+    let (start, _) = region(&old, "text");
+    let text = old.mappings.iter_mut().find(|map| map.start == start).unwrap();
+    text.fs_type = EXT4;
+    old.regions.iter_mut().find(|region| region.start == start).unwrap().name =
+        "file_read_only".into();
     let [io_uring, _short, device, lax, hugetlb, _copies] = EXCEPTIONS else {
         panic!("another exception: test it here")
     };
@@ -183,6 +189,7 @@ fn exceptions_are_narrow() {
         ("vfio", "file_shared", true, EOPNOTSUPP),
         ("io_uring", "file_shared", false, EOPNOTSUPP),
         ("io_uring", "tmpfs_shared", true, EOPNOTSUPP),
+        ("io_uring", "file_read_only", true, EOPNOTSUPP),
         ("io_uring", "hugetlb", true, EOPNOTSUPP),
         ("io_uring", "locked", true, EOPNOTSUPP),
         ("io_uring", "file_private", true, EFAULT),
@@ -255,6 +262,13 @@ fn an_empty_pool_is_a_bus_error() {
     snapshot.memory.splice(at..=at, parts.into_iter().filter(|run| run.frames > 0));
     assert_eq!(second(&snapshot, EFAULT), Some(vec![]));
     assert_eq!(second(&snapshot, ENOMEM), None);
+    // A kernel that does not move huge pages is stopped by the first one already.
+    snapshot.kernel = "6.1.0".into();
+    let whole = asked(&snapshot, "vfio", "hugetlb_shared", true, ENOMEM);
+    assert_eq!(reason(&snapshot, whole.clone()).map(|reasons| reasons.len()), Some(1));
+    assert_eq!(second(&snapshot, ENOMEM), None);
+    snapshot.kernel = "6.12.0".into();
+    assert_eq!(reason(&snapshot, whole), None);
 }
 
 /// Linux 6.12 takes all anonymous memory for merged; only what may be merged is.

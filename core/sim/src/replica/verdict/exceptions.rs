@@ -15,12 +15,10 @@ pub struct Exception {
     pub before: Option<(u32, u32)>,
     /// The reason.
     pub reason: &'static str,
-    /// The pins that the reason is about.
+    /// The pins that the reason is about, with what pinfold makes of them.
     about: fn(&Case<'_>) -> bool,
     /// The kernel's answers.
     kernel: &'static [u16],
-    /// What pinfold answers instead.
-    ours: &'static [u16],
 }
 
 impl Exception {
@@ -29,12 +27,17 @@ impl Exception {
         self.asker.is_none_or(|asker| asker == case.verdict.asker)
             && self.before.is_none_or(early)
             && self.kernel.contains(&case.verdict.errno)
-            && case.ours.is_some_and(|ours| self.ours.contains(&ours))
+            && case.ours.is_some()
             && (self.about)(case)
     }
 }
 
 impl Case<'_> {
+    /// Whether pinfold pinned the pages.
+    fn pinned(&self) -> bool {
+        self.ours == Some(0)
+    }
+
     fn on(&self, mapping: impl Fn(&Mapping) -> bool) -> bool {
         self.mappings.iter().any(mapping)
     }
@@ -51,18 +54,19 @@ pub const EXCEPTIONS: &[Exception] = &[
         before: Some((6, 5)),
         reason: "io_uring itself refused all buffers in ordinary files, private ones too, \
                  after they were pinned",
-        about: |case| case.verdict.write && case.on_a(MappingKind::File),
+        about: |case| {
+            let tracked = case.on(|mapping| mapping.dirty_tracked);
+            case.verdict.write && case.on_a(MappingKind::File) && (case.pinned() || tracked)
+        },
         kernel: &[EOPNOTSUPP],
-        ours: &[0, EFAULT],
     },
     Exception {
         asker: Some("io_uring"),
         before: None,
         reason: "io_uring says EFAULT when only the first of its pages could be pinned, whatever \
                  stood in the way of the next",
-        about: |case| case.verdict.whole && case.later,
+        about: |case| case.later,
         kernel: &[EFAULT],
-        ours: &[ENOMEM, EOPNOTSUPP],
     },
     Exception {
         asker: Some("vfio"),
@@ -70,7 +74,6 @@ pub const EXCEPTIONS: &[Exception] = &[
         reason: "vfio maps device registers by their frame numbers, without pinning anything",
         about: |case| case.on_a(MappingKind::Device),
         kernel: &[0],
-        ours: &[EFAULT],
     },
     Exception {
         asker: None,
@@ -81,24 +84,25 @@ pub const EXCEPTIONS: &[Exception] = &[
             case.verdict.write && case.on(|mapping| mapping.dirty_tracked && mapping.shared)
         },
         kernel: &[0],
-        ours: &[EFAULT],
     },
     Exception {
         asker: None,
         before: Some((6, 12)),
         reason: "the kernel refused hugetlb pages in CMA areas and movable zones instead of moving \
                  them; fixed by f442fa614137",
-        about: |case| case.kept && case.on_a(MappingKind::Hugetlb),
+        // Pinfold gets past them; another page may stop it.
+        about: |case| case.kept && case.on_a(MappingKind::Hugetlb) && (case.pinned() || case.later),
         kernel: &[ENOMEM, Verdict::UNTOLD],
-        ours: &[0],
     },
     Exception {
         asker: None,
         before: None,
         reason: "the process's own copies of pages of fsdax files: the kernel's slow way refuses \
                  them for their mapping, its fast way pins them, and so does pinfold",
-        about: |case| case.on(|mapping| mapping.kind == MappingKind::FsDax && !mapping.shared),
+        about: |case| {
+            let private = |mapping: &Mapping| mapping.kind == MappingKind::FsDax && !mapping.shared;
+            case.pinned() && case.on(private)
+        },
         kernel: &[EOPNOTSUPP],
-        ours: &[0],
     },
 ];
