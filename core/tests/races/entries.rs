@@ -4,10 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use pinfold::folio::FolioFlags;
-use pinfold::{AddressSpace, Dirtied, Engine, PageShift, Pfn, PinFlags, PinTable};
-use pinfold_sim::{HostCall, Layout, Machine, MapSpec, Ram, Thp, Want, mib};
+use pinfold::{
+    AddressSpace, Dirtied, Engine, PageCount, PageShift, Pfn, PinFlags, PinRequest, PinTable,
+};
+use pinfold_sim::{FrameRange, HostCall, Layout, Machine, MapSpec, Ram, Thp, Want, mib};
 
-use super::{AT, BOTH, HUGE, Hooked, Race, filled, hook, number, pin_while, request, words};
+use super::{
+    AT, BOTH, HUGE, Hooked, Race, filled, hook, longterm, number, pin_while, request, words,
+};
 
 /// Memory that may all be pinned, so that nothing is moved.
 fn plain() -> Layout {
@@ -56,27 +60,41 @@ fn a_page_that_is_replaced_between_the_walk_and_the_count_is_not_pinned() {
 }
 
 /// The page goes to swap and its frame to somebody else, in the same state as before. What the pin
-/// gets is the page that comes back.
+/// gets is the page that comes back, also when it has to stop behind that page, in a run of frames
+/// of which the next one must move.
 #[test]
 fn a_page_that_is_swapped_out_between_the_walk_and_the_count_comes_back() {
-    for flags in HOW {
+    for (flags, stopped) in [(HOW[0], false), (HOW[1], false), (HOW[1], true)] {
         let ram = Ram::new(&plain());
         let machine = Machine::new(&ram);
         let space = filled(&machine, 4);
+        // The first page has its tables behind it in memory; the others are in a row.
+        let at = AT + 0x1000;
+        let [first, next] =
+            [at, at + 0x1000].map(|va| machine.folio_at(space.id(), va).unwrap().head());
+        assert_eq!(next.raw(), first.raw() + 1);
+        let block = FrameRange::new(next, PageCount::ONE);
+        if stopped {
+            machine.isolate(block);
+        }
         let other = machine.add_space();
         machine.map(other.id(), MapSpec::anonymous(AT, 1)).unwrap();
         let deed = || {
-            let frame = machine.folio_at(space.id(), AT).unwrap().head();
-            machine.swap_out(space.id(), AT).unwrap();
+            machine.swap_out(space.id(), at).unwrap();
             machine.write(other.id(), AT, &[77]).unwrap();
-            assert_eq!(machine.folio_at(other.id(), AT).unwrap().head(), frame, "it was reused");
+            assert_eq!(machine.folio_at(other.id(), AT).unwrap().head(), first, "it was reused");
         };
-        pin_while(&machine, &space, &request(4, flags), Race::new(&deed), |result| {
-            assert_eq!(result.as_ref().unwrap().faults, 1);
+        let request = PinRequest { flags, ..longterm(at, 3) };
+        pin_while(&machine, &space, &request, Race::new(&deed), |result| {
+            let pinned = result.as_ref().unwrap();
+            assert_eq!((pinned.faults, pinned.migrated), (1, u64::from(stopped)));
+            if stopped {
+                machine.put_back(&block);
+            }
         });
         let mut byte = [0];
-        machine.read(space.id(), AT + 0x3000, &mut byte).unwrap();
-        assert_eq!((byte, machine.swapped()), ([3], 0));
+        machine.read(space.id(), at, &mut byte).unwrap();
+        assert_eq!((byte, machine.swapped()), ([1], 0));
     }
 }
 
