@@ -56,7 +56,7 @@ pub struct Comparison {
     /// Verdicts with the same answer for every page.
     pub agreed: u64,
     /// Verdicts that differ for a reason that is known, by reason.
-    pub excepted: Vec<(&'static Exception, u64)>,
+    pub excepted: Vec<(&'static Exception, Vec<Verdict>)>,
     /// The others, each with the first page that differs.
     pub disagreements: Vec<Disagreement>,
 }
@@ -65,13 +65,13 @@ impl Comparison {
     /// How many verdicts differ for a known reason.
     #[must_use]
     pub fn exceptions(&self) -> u64 {
-        self.excepted.iter().map(|(_, verdicts)| verdicts).sum()
+        self.excepted.iter().map(|(_, verdicts)| verdicts.len() as u64).sum()
     }
 
-    fn except(&mut self, exception: &'static Exception) {
+    fn except(&mut self, exception: &'static Exception, verdict: Verdict) {
         match self.excepted.iter_mut().find(|(known, _)| known.reason == exception.reason) {
-            Some((_, verdicts)) => *verdicts += 1,
-            None => self.excepted.push((exception, 1)),
+            Some((_, verdicts)) => verdicts.push(verdict),
+            None => self.excepted.push((exception, vec![verdict])),
         }
     }
 }
@@ -210,7 +210,7 @@ fn one(
         exception = Some(known);
     }
     match exception {
-        Some(known) => found.except(known),
+        Some(known) => found.except(known, verdict.clone()),
         None => found.agreed += 1,
     }
     Ok(())
