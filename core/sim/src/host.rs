@@ -1,6 +1,7 @@
 //! The machine as the engine sees it: one impl for each part of the host.
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use pinfold::frames::{Claim, Frozen};
 use pinfold::host::{
@@ -170,6 +171,10 @@ impl<F: TableFormat> Account for Machine<'_, F> {
 }
 
 impl<F: TableFormat> Wait for Machine<'_, F> {
+    fn step(&self) -> u64 {
+        self.step.load(Ordering::SeqCst)
+    }
+
     fn enter(&self) -> Saved {
         step_in();
         Saved(0)

@@ -1,5 +1,6 @@
 //! The machine: everything above, and what the engine asks of a host.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pinfold::folio::Folio;
@@ -38,6 +39,8 @@ pub struct Machine<'m, F = X86_64> {
     pub(crate) accounts: Accounts,
     pub(crate) injector: Injector<'m, F>,
     pub(crate) log: Log,
+    /// Entries between two pauses.
+    pub(crate) step: AtomicU64,
 }
 
 /// Physical address width of the machine's CPU.
@@ -71,6 +74,7 @@ impl<'m, F: TableFormat> Machine<'m, F> {
             accounts: Accounts::default(),
             injector: Injector::new(),
             log: Log::default(),
+            step: AtomicU64::new(4096),
         }
     }
 
@@ -448,6 +452,12 @@ impl<'m, F: TableFormat> Machine<'m, F> {
     #[must_use]
     pub fn charged(&self, account: AccountId) -> u64 {
         self.accounts.charged().get(&account.0).copied().unwrap_or(0)
+    }
+
+    /// From the next call on, how much the engine does between two pauses:
+    /// [`Wait::step`](pinfold::host::Wait::step).
+    pub fn set_step(&self, entries: u64) {
+        self.step.store(entries, Ordering::SeqCst);
     }
 
     /// How freed page-table pages are treated.

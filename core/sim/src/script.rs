@@ -70,6 +70,8 @@ pub enum Op {
         /// Which page of it, modulo what it has.
         page: u8,
     },
+    /// From now on the engine pauses after so many entries: 2 to this power.
+    Step(u8),
     /// Limits an account to so many pages.
     Limit {
         /// Which account.

@@ -159,6 +159,10 @@ impl<'a, 'm> Session<'a, 'm> {
             }
             Op::Unpin { table, dirty } => self.unpin(u64::from(table % TABLES), dirty),
             Op::Mark { table, page } => self.mark(u64::from(table % TABLES), u64::from(page)),
+            Op::Step(power) => {
+                self.machine.set_step(1 << (power % 13));
+                Ok(Did::Done)
+            }
             Op::Limit { account, pages } => {
                 let limit = (pages != u8::MAX).then(|| Part::scale(pages));
                 self.machine.limit(AccountId(u32::from(account % ACCOUNTS)), limit);

@@ -230,7 +230,9 @@ impl Writer<'_> {
 
     fn shortage(&mut self) {
         let (account, pages) = (self.dice.below(2), self.dice.byte());
-        let op = match self.dice.below(4) {
+        let op = match self.dice.below(6) {
+            4 => Op::Step(self.dice.below(13)),
+            5 => Op::Step(12),
             0 => Op::Limit { account, pages },
             1 => Op::Limit { account, pages: u8::MAX },
             2 => Op::Do(Deed::Hog(pages)),
