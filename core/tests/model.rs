@@ -7,7 +7,7 @@ use pinfold::{
     VirtAddr,
 };
 use pinfold_sim::model::Model;
-use pinfold_sim::script::{Deed, How, Op, Outcome, Part, Script, What, reduced, run};
+use pinfold_sim::script::{Deed, How, Op, Outcome, Part, Script, What, reduced, run, run_checking};
 use pinfold_sim::{FileKind, FreePolicy, HostCall, Layout, Machine, MapSpec, Ram, Thp, Want, mib};
 
 const AT: u64 = 0x4000_0000;
@@ -18,6 +18,7 @@ fn whatever_happens_the_books_are_right() {
     let mut sum = Outcome::default();
     for seed in 0..60 {
         let script = Script::random(seed, 150);
+        let run = |script: &Script| run_checking(script, 4);
         match run(&script) {
             Ok(outcome) => sum += outcome,
             Err(_) => {

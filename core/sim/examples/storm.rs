@@ -18,7 +18,7 @@ use pinfold_sim::script::{Failure, Outcome, Script, reduced, run, run_checking};
 /// Steps of a script.
 const STEPS: usize = 300;
 /// The model is asked after so many steps; after each, once something was found.
-const EVERY: usize = 4;
+const EVERY: usize = 16;
 /// A script takes milliseconds. One that takes as long as this does not end.
 const HANGS: Duration = Duration::from_secs(120);
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use pinfold::host::SpaceId;
-use pinfold::pin::Dirtied;
+use pinfold::pin::{Dirtied, UnpinError};
 use pinfold::policy::Refusal;
 use pinfold::sync::Word;
 use pinfold::table::{Run, TableError};
@@ -284,6 +284,12 @@ impl<'a, 'm> Session<'a, 'm> {
                 }
                 if let Ok(at) = fresh.lookup(request.range.start()) {
                     return Err(format!("failed ({error}) and the table says {at}"));
+                }
+                // D56: what failed was given back once, and cannot be given back again.
+                let empty = Err(UnpinError::Table(TableError::Empty));
+                let again = self.engine.unpin(&fresh, Dirtied::No);
+                if again != empty {
+                    return Err(format!("failed ({error}), and then an unpin says {again:?}"));
                 }
                 let paused = self.machine.calls(HostCall::Pause) - calls;
                 excused(&error, request, armed || disturbed, paused)?;
