@@ -16,7 +16,7 @@ use pinfold_sim::model::Model;
 use pinfold_sim::snapshot::Snapshot;
 use pinfold_sim::{ContigError, Machine, Ram, Replica};
 
-const STOCK: &[u8] = include_bytes!("snapshots/x86_64-6.1.snap");
+const STOCK: &[u8] = include_bytes!("snapshots/x86_64-6.12.snap");
 const WITH_CMA: &[u8] = include_bytes!("snapshots/x86_64-6.1-cma.snap");
 
 const PAGE: u64 = 4096;

@@ -58,7 +58,7 @@ fn it_pins_the_guest_of_a_kernel_with_cma() {
 
 #[test]
 fn a_kernel_without_cma_gets_an_area_that_is_marked() {
-    let file = snapshot("x86_64-6.1.snap");
+    let file = snapshot("x86_64-6.12.snap");
     let report = is_a_good_report(&run(&["--snapshot", file.to_str().unwrap()]));
     assert!(report.contains("[overlay] CMA area"), "{report}");
 }
@@ -98,7 +98,7 @@ fn is_refused(file: &Path, why: &str) {
 #[test]
 fn files_that_cannot_be_used_are_told_in_one_line() {
     is_refused(Path::new("/nonexistent.snap"), "cannot read /nonexistent.snap");
-    let mut bytes = std::fs::read(snapshot("x86_64-6.1.snap")).unwrap();
+    let mut bytes = std::fs::read(snapshot("x86_64-6.12.snap")).unwrap();
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("damaged.snap");
     bytes[1000] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
@@ -107,7 +107,7 @@ fn files_that_cannot_be_used_are_told_in_one_line() {
     is_refused(&file, "not a snapshot");
 
     let mut snapshot = pinfold_sim::snapshot::Snapshot::parse(
-        &std::fs::read(snapshot("x86_64-6.1.snap")).unwrap(),
+        &std::fs::read(snapshot("x86_64-6.12.snap")).unwrap(),
     )
     .unwrap();
     snapshot.tables[3].addr ^= 1 << 36;
@@ -335,11 +335,12 @@ fn a_picture_that_cannot_be_written_is_told() {
     assert_eq!(error.lines().count(), 1, "{error}");
 
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kept.snap");
-    std::fs::copy(snapshot("x86_64-6.1.snap"), &file).unwrap();
+    std::fs::copy(snapshot("x86_64-6.12.snap"), &file).unwrap();
     let path = file.to_str().unwrap();
     let output = run(&["--snapshot", path, "--svg", path]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
-    let same = std::fs::read(&file).unwrap() == std::fs::read(snapshot("x86_64-6.1.snap")).unwrap();
+    let same =
+        std::fs::read(&file).unwrap() == std::fs::read(snapshot("x86_64-6.12.snap")).unwrap();
     assert!(same, "the snapshot was overwritten");
 }
 

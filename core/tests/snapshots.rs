@@ -14,7 +14,7 @@ use pinfold::{
 use pinfold_sim::snapshot::{Mapping, PageRun, Snapshot, Verdict};
 use pinfold_sim::verdict;
 
-const STOCK: &[u8] = include_bytes!("snapshots/x86_64-6.1.snap");
+const STOCK: &[u8] = include_bytes!("snapshots/x86_64-6.12.snap");
 
 /// Every committed capture, with its name.
 fn committed() -> Vec<(String, Vec<u8>)> {

@@ -83,6 +83,17 @@ static void lay_out_swapped(void)
 	advise(at, 6 * PAGE, ADV_PAGEOUT);	/* the last two stay */
 }
 
+/* Only where tables have five levels: without a word where they have four. */
+static void lay_out_high(void)
+{
+	u64 bytes = 8 * PAGE;
+	if (ERR(map(HIGH, bytes, RW, PRIVATE | ANON, -1, 0)))
+		return;
+	region("high", HIGH, bytes, 0);
+	for (u64 i = 0; i < 6; i++)
+		dirty(HIGH + i * PAGE);
+}
+
 /* Ranges that can be pinned in part only: pages without access, and none at all, in the middle. */
 static void lay_out_interrupted(void)
 {
@@ -107,8 +118,6 @@ void lay_out_anonymous(void)
 	lay_out_secret();
 	lay_out_huge();
 	lay_out_swapped();
-	at = map_region("high", HIGH, 8 * PAGE, RW, PRIVATE | ANON, -1);	/* with five levels */
-	for (u64 i = 0; at && i < 6; i++)
-		dirty(at + i * PAGE);
+	lay_out_high();
 	region("stack", (u64)&at & -PAGE, PAGE, 0);
 }

@@ -66,8 +66,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 pub(crate) fn other_kernel() -> Result<PathBuf, String> {
     let committed = committed()?;
     let kernels = root().join("target/kernels");
-    let known =
-        |image: &PathBuf| kernel::release(image).is_some_and(|name| committed.contains(&name));
+    let known = |image: &PathBuf| committed.contains(&kernel::release(image));
     let mut unpacked = kernel::unpacked(&kernels);
     if let Some(other) = unpacked.iter().rev().find(|image| !known(image)) {
         return Ok(other.clone());

@@ -7,30 +7,39 @@ use std::process::Command;
 /// Depends on the package of the current version.
 const META: &str = "linux-image-cloud-amd64";
 const PREFIX: &str = "linux-image-";
+const IMAGE: &str = "vmlinuz-";
 const FLAVOUR: &str = "-cloud-amd64";
 
 /// All kernel images under `kernels`, in the way the packages unpack; the newest comes last.
 pub(crate) fn unpacked(kernels: &Path) -> Vec<PathBuf> {
-    let packages = fs::read_dir(kernels).into_iter().flatten().filter_map(Result::ok);
-    let boots = packages.filter_map(|package| fs::read_dir(package.path().join("boot")).ok());
-    let files = boots.flatten().filter_map(Result::ok).map(|file| file.path());
-    let mut images: Vec<PathBuf> =
-        files.filter(|file| name(file).starts_with("vmlinuz-")).collect();
-    images.sort_by_key(|image| version(&name(image)));
+    let mut images: Vec<PathBuf> = entries(kernels).flat_map(|package| images(&package)).collect();
+    images.sort_by_key(|image| version(&release(image)));
     images
 }
 
-/// The release of a kernel image, as `uname -r` prints it, from the name of its file.
-pub(crate) fn release(image: &Path) -> Option<String> {
-    name(image).strip_prefix("vmlinuz-").map(str::to_owned)
+/// `boot/vmlinuz-VERSION`, and since Linux 7 `usr/lib/modules/VERSION/vmlinuz`.
+fn images(package: &Path) -> Vec<PathBuf> {
+    let beside = entries(&package.join("boot")).filter(|file| name(file).starts_with(IMAGE));
+    let within = entries(&package.join("usr/lib/modules")).map(|version| version.join("vmlinuz"));
+    beside.chain(within.filter(|file| file.is_file())).collect()
 }
 
-/// `lib/modules/VERSION` beside the image's `boot`, where packages and systems have it.
+/// The release of a kernel image, as `uname -r` prints it, from its path; empty if that has none.
+pub(crate) fn release(image: &Path) -> String {
+    match name(image).strip_prefix(IMAGE) {
+        Some(release) => release.to_owned(),
+        None => image.parent().map(name).unwrap_or_default(),
+    }
+}
+
+/// The directory `lib/modules/VERSION` that belongs to an image, where packages and systems have it.
 pub(super) fn modules(image: &Path) -> Option<PathBuf> {
-    let release = release(image)?;
-    let system = image.parent()?.parent()?;
-    let places = ["lib/modules", "usr/lib/modules"].map(|place| system.join(place).join(&release));
-    places.into_iter().find(|place| place.is_dir())
+    let directory = image.parent()?;
+    let system = directory.parent()?;
+    let places = ["lib/modules", "usr/lib/modules"].map(|place| system.join(place));
+    let beside = places.map(|place| place.join(release(image)));
+    let mut found = beside.into_iter().chain([directory.to_owned()]);
+    found.find(|place| place.join("kernel").is_dir())
 }
 
 /// The kernel of a version under `kernels`, from Debian if it is not there; nothing is installed.
@@ -38,37 +47,51 @@ pub(super) fn modules(image: &Path) -> Option<PathBuf> {
 pub(crate) fn fetch(kernels: &Path, wanted: &str) -> Result<PathBuf, String> {
     fs::create_dir_all(kernels).map_err(|error| format!("{}: {error}", kernels.display()))?;
     let package = package(kernels, wanted)?;
-    if let Some(image) = image(&kernels.join(&package)) {
+    let place = kernels.join(&package);
+    if let Some(image) = images(&place).pop() {
         return Ok(image);
     }
-    println!("fetching  {package}");
-    let download = ["-o", "APT::Sandbox::User=root", "download", &package];
-    run(kernels, "apt-get", &download, "apt")?;
-    let archive = fs::read_dir(kernels)
-        .map_err(|error| format!("{}: {error}", kernels.display()))?
-        .filter_map(|file| file.ok().map(|file| name(&file.path())))
-        .filter(|file| file.starts_with(&format!("{package}_")) && file.ends_with(".deb"))
-        .max_by_key(|file| version(file))
-        .ok_or(format!("apt-get did not leave {package} in {}", kernels.display()))?;
-    run(kernels, "dpkg", &["-x", &archive, &package], "dpkg")?;
-    image(&kernels.join(&package)).ok_or(format!("{package} has no kernel image in boot"))
+    for part in parts(kernels, &package)? {
+        println!("fetching  {part}");
+        let download = ["-o", "APT::Sandbox::User=root", "download", &part];
+        run(kernels, "apt-get", &download, "apt")?;
+        let archive = entries(kernels)
+            .map(|file| name(&file))
+            .filter(|file| file.starts_with(&format!("{part}_")) && file.ends_with(".deb"))
+            .max_by_key(|file| version(file))
+            .ok_or(format!("apt-get did not leave {part} in {}", kernels.display()))?;
+        run(kernels, "dpkg", &["-x", &archive, &package], "dpkg")?;
+    }
+    images(&place).pop().ok_or(format!("{package} has no kernel image"))
 }
 
-fn image(package: &Path) -> Option<PathBuf> {
-    let files = fs::read_dir(package.join("boot")).ok()?.filter_map(Result::ok);
-    files.map(|file| file.path()).find(|file| name(file).starts_with("vmlinuz-"))
+/// The package itself and, since Linux 7, those that its image and modules are in.
+fn parts(kernels: &Path, package: &str) -> Result<Vec<String>, String> {
+    let release = package.strip_prefix(PREFIX).unwrap_or_default();
+    let others = ["linux-binary-", "linux-modules-"].map(|prefix| format!("{prefix}{release}"));
+    let depends = depends(kernels, package)?;
+    let others = others.into_iter().filter(|part| depends.contains(part));
+    Ok([package.to_owned()].into_iter().chain(others).collect())
+}
+
+fn depends(kernels: &Path, package: &str) -> Result<Vec<String>, String> {
+    let printed = run(kernels, "apt-cache", &["depends", package], "apt")?;
+    let names = printed.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// What a directory has; nothing, if it is not there.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 /// The name of the newest package whose version begins like this.
 fn package(kernels: &Path, wanted: &str) -> Result<String, String> {
     let hint = "does `apt-get update` help?";
     if wanted.is_empty() {
-        let depends = run(kernels, "apt-cache", &["depends", META], "apt")?;
-        return depends
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        return depends(kernels, META)?
+            .into_iter()
             .find(|package| package.starts_with(PREFIX))
-            .map(str::to_owned)
             .ok_or(format!("apt knows no package {META} ({hint})"));
     }
     let names = run(kernels, "apt-cache", &["pkgnames", PREFIX], "apt")?;
@@ -123,7 +146,33 @@ pub(super) fn missing(program: &str, package: &str, error: &std::io::Error) -> S
 
 #[cfg(test)]
 mod tests {
-    use super::newest_like;
+    use std::fs;
+    use std::path::Path;
+
+    use super::{modules, newest_like, release, unpacked};
+    use crate::command::root;
+
+    #[test]
+    fn kernels_as_old_and_new_packages_have_them() {
+        let kernels = root().join("target/test-kernels");
+        let file = |path: &str| {
+            let path = kernels.join(path);
+            fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("a directory");
+            fs::write(&path, "").expect("a file");
+        };
+        file("new/usr/lib/modules/7.2/vmlinuz");
+        file("new/usr/lib/modules/7.2/kernel/brd.ko");
+        file("old/boot/vmlinuz-6.12");
+        file("old/lib/modules/6.12/kernel/brd.ko");
+        file("older/boot/vmlinuz-6.1");
+        file("older/boot/config-6.1");
+        let images = unpacked(&kernels);
+        let releases: Vec<String> = images.iter().map(|image| release(image)).collect();
+        assert_eq!(releases, ["6.1", "6.12", "7.2"]);
+        let found: Vec<_> = images.iter().map(|image| modules(image)).collect();
+        let at = |path: &str| Some(kernels.join(path));
+        assert_eq!(found, [None, at("old/lib/modules/6.12"), at("new/usr/lib/modules/7.2")]);
+    }
 
     #[test]
     fn the_newest_package_of_a_version() {

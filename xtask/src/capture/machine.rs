@@ -138,7 +138,8 @@ impl Machine {
     fn last_line(&self) -> String {
         let console = fs::read(self.work.join(CONSOLE)).unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
-        let last = console.lines().last().unwrap_or("the console is empty");
+        let panic = console.lines().find(|line| line.contains("Kernel panic"));
+        let last = panic.or(console.lines().last()).unwrap_or("the console is empty");
         format!("{last} ({})", self.work.join(CONSOLE).display())
     }
 

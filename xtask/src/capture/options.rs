@@ -16,7 +16,7 @@ about half a minute.
   --fetch[=VERSION]  download one of Debian's cloud kernels into target/kernels when it is not
                      there: the newest whose version begins so, or Debian's current one
   --levels 4|5       levels of page tables (4)
-  --memory SIZE      memory of the machine (384M)
+  --memory SIZE      memory of the machine (448M)
   --movable SIZE     how much of it is a movable zone (48M)
   --cma AREA         size and place of the contiguous allocator's area (160M@80M). Debian's kernels
                      for x86_64 are built without that allocator and ignore it
@@ -51,7 +51,7 @@ impl Options {
             modules: None,
             fetch: None,
             five_levels: false,
-            memory: "384M".into(),
+            memory: "448M".into(),
             movable: "48M".into(),
             cma: "160M@80M".into(),
             append: String::new(),
@@ -86,13 +86,14 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// The kernel command line. Addresses are not randomized, so that captures are alike; no
-    /// bounce buffers, which would take a sixth of the memory.
+    /// The kernel command line. Addresses are not randomized, so that captures are alike. There are
+    /// no bounce buffers, which would take a sixth of the memory, and no check that timer interrupts
+    /// come in time, which fails when the host is busy.
     pub(super) fn command_line(&self) -> String {
         let Self { movable, cma, append, .. } = self;
         let line = format!(
-            "console=ttyS0 panic=-1 nokaslr norandmaps secretmem.enable=1 movablecore={movable} \
-             cma={cma} intel_iommu=on swiotlb=noforce {append}"
+            "console=ttyS0 panic=-1 no_timer_check nokaslr norandmaps secretmem.enable=1 \
+             movablecore={movable} cma={cma} intel_iommu=on swiotlb=noforce {append}"
         );
         line.trim_end().to_owned()
     }
