@@ -158,6 +158,17 @@ impl<'m> FrameTable<'m> {
         }
     }
 
+    /// Brings the words of a folio close that lies behind a larger one, some folios of that size
+    /// further: they are often handled one after the other, and too far apart for the CPU to guess.
+    #[inline]
+    pub(crate) fn prefetch_behind(&self, folio: Folio) {
+        const AHEAD: u64 = 8;
+        let pages = folio.order().pages().raw();
+        if pages > 1 {
+            self.prefetch(Pfn::new(folio.head.raw().wrapping_add(pages.wrapping_mul(AHEAD))));
+        }
+    }
+
     /// The folio that holds `pfn`, or `None` where no memory is known.
     ///
     /// A snapshot: it may be split or freed at any time unless a count on it is held.
@@ -296,7 +307,7 @@ impl<'m> FrameTable<'m> {
     /// Whether the folio is still what it was when it was looked up (dirtiness aside).
     #[inline]
     fn same(&self, folio: Folio) -> bool {
-        self.state(folio.head).is_some_and(|state| same(state, folio))
+        self.state(folio.head).is_some_and(|state| same(state, folio.raw))
     }
 
     /// Adds `pages` references and `pages` pins to a folio in one atomic operation.
@@ -312,20 +323,14 @@ impl<'m> FrameTable<'m> {
         }
         let [state, counts] = self.frame(folio.head).ok_or(CountError::Gone)?;
         update(counts, |old| old.plus(pages.raw(), pages.raw()))?;
-        if same(state, folio) { Ok(()) } else { Err(self.unpin_changed(counts, folio, pages)) }
+        if same(state, folio.raw) { Ok(()) } else { Err(self.take_back(folio, pages)) }
     }
 
     /// Pins frames from `from` on that are folios of their own and whose state is `raw`, word for
-    /// word, up to the first that is not or cannot be pinned, at most `most`. Returns how many.
-    /// Where the count of the one after them was taken and taken back, `lost` says so.
+    /// word, up to the first that is not or cannot be pinned, at most `most`. Returns how many, and
+    /// whether the count of the one after them was taken and must be [taken back](Self::take_back).
     #[inline(always)]
-    pub(crate) fn pin_alike(
-        &self,
-        raw: u64,
-        from: Pfn,
-        most: u64,
-        lost: &mut Option<Lost<'m>>,
-    ) -> u64 {
+    pub(crate) fn pin_alike(&self, raw: u64, from: Pfn, most: u64) -> (u64, bool) {
         let at = from.raw().wrapping_sub(self.first.raw());
         let mut pages = 0;
         while pages < most {
@@ -336,21 +341,19 @@ impl<'m> FrameTable<'m> {
             {
                 break;
             }
-            let folio = Folio { head: Pfn::new(from.raw() + pages), raw };
-            if !same(state, folio) {
-                *lost = Some(self.unpin_changed(counts, folio, PageCount::ONE));
-                break;
+            if !same(state, raw) {
+                return (pages, true);
             }
             pages += 1;
         }
-        pages
+        (pages, false)
     }
 
     /// It became another folio between the look-up and the count: takes the count back from
     /// where it landed. If that was the last reference, somebody must free what it was on.
     #[cold]
-    fn unpin_changed(&self, counts: &Word, folio: Folio, pages: PageCount) -> Lost<'m> {
-        match update(counts, |old| old.minus(pages.raw(), pages.raw())) {
+    pub(crate) fn take_back(&self, folio: Folio, pages: PageCount) -> Lost<'m> {
+        match self.update(folio, |old| old.minus(pages.raw(), pages.raw())) {
             Ok(undone) => {
                 Lost { error: CountError::Changed, last: self.last_reference(folio, undone) }
             }
@@ -548,9 +551,9 @@ fn exchange(
 
 /// Whether a state word still says what it said when the folio was looked up, dirtiness aside.
 #[inline]
-fn same(state: &Word, folio: Folio) -> bool {
+fn same(state: &Word, raw: u64) -> bool {
     let dirty = FolioFlags::DIRTY.encode();
-    (state.load(Ordering::SeqCst) ^ folio.raw) & !dirty == 0
+    (state.load(Ordering::SeqCst) ^ raw) & !dirty == 0
 }
 
 /// How often a compare-exchange is repeated. Each failure is somebody else's success, so reaching

@@ -349,6 +349,12 @@ struct pinfold_host_ops {
      * sleep.
      */
     void (*uncharge)(void *ctx, uint32_t account, uint64_t pages);
+    /**
+     * The most entries that a call handles between two calls of `pause`: pages or larger folios
+     * reported, given back, or turned into words of the table. A part of which more was reported
+     * is cut there, and the rest of its block is asked for in small parts. 0 means 4096.
+     */
+    uint64_t step;
 };
 
 /**

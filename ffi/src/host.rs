@@ -23,6 +23,8 @@ use crate::status::{
 const SMALLEST_PAGE: u8 = 12;
 /// The part that `pin` is called for when the embedder does not say.
 const CHUNK: u32 = 9;
+/// Entries between two pauses when the embedder does not say.
+const STEP: u64 = 4096;
 
 type PinHook = unsafe extern "C" fn(*mut c_void, *const PinPart, *mut PinSink) -> i32;
 type UnpinHook = unsafe extern "C" fn(*mut c_void, *const Run);
@@ -72,6 +74,10 @@ pub(crate) fn page_shift(shift: u32) -> Result<PageShift, Status> {
 }
 
 impl Wait for Hooks {
+    fn step(&self) -> u64 {
+        if self.ops.step == 0 { STEP } else { self.ops.step }
+    }
+
     fn enter(&self) -> Saved {
         // SAFETY: the embedder's function, with its own context; checked at init.
         Saved(self.ops.enter.map_or(0, |enter| unsafe { enter(self.ops.ctx) }))

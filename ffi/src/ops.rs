@@ -123,6 +123,10 @@ pub struct HostOps {
     /// Optional, together with `charge`. Takes back what `charge` added, after the last unpin. Must not
     /// sleep.
     pub uncharge: Option<unsafe extern "C" fn(ctx: *mut c_void, account: u32, pages: u64)>,
+    /// The most entries that a call handles between two calls of `pause`: pages or larger folios
+    /// reported, given back, or turned into words of the table. A part of which more was reported
+    /// is cut there, and the rest of its block is asked for in small parts. 0 means 4096.
+    pub step: u64,
 }
 
 // SAFETY: integers, a pointer and optional functions; begins with its size; no padding because the

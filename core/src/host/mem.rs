@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "a direct map turns physical addresses into pointers")]
 
-use core::marker::PhantomData;
+#[cfg(not(loom))]
 use core::ptr::NonNull;
 
 use pinfold_arch::PhysAddr;
@@ -31,21 +31,14 @@ pub trait PhysMem {
 /// The entries of one table in memory, in the byte order in which they stand there.
 #[derive(Clone, Copy, Debug)]
 pub struct TableView<'a> {
-    first: NonNull<Word>,
-    entries: usize,
-    memory: PhantomData<&'a [Word]>,
+    words: &'a [Word],
 }
-
-// SAFETY: a view is a shared borrow of atomics, which are `Sync`.
-unsafe impl Send for TableView<'_> {}
-// SAFETY: as above; its functions only do atomic accesses.
-unsafe impl Sync for TableView<'_> {}
 
 impl<'a> TableView<'a> {
     /// A view of words that are ordinary memory.
     #[must_use]
     pub fn from_words(words: &'a [Word]) -> Self {
-        Self { first: NonNull::from(words).cast(), entries: words.len(), memory: PhantomData }
+        Self { words }
     }
 
     /// A view of `entries` words from `first`.
@@ -56,30 +49,28 @@ impl<'a> TableView<'a> {
     #[must_use]
     #[cfg(not(loom))]
     pub const unsafe fn from_raw(first: NonNull<u64>, entries: usize) -> Self {
-        Self { first: first.cast(), entries, memory: PhantomData }
+        // SAFETY: the caller vouches for the memory, and words are atomics, so that a shared
+        // reference to them allows for others that write.
+        Self { words: unsafe { core::slice::from_raw_parts(first.cast().as_ptr(), entries) } }
     }
 
     /// Number of entries.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.entries
+        self.words.len()
     }
 
     /// Whether there are no entries.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.entries == 0
+        self.words.is_empty()
     }
 
+    /// The words themselves, from `index` on, at most so many.
     #[inline]
-    fn word(&self, index: usize) -> Option<&'a Word> {
-        if index >= self.entries {
-            return None;
-        }
-        // SAFETY: `index` is below `entries`, so the result is inside the words of the view.
-        let word = unsafe { self.first.add(index) };
-        // SAFETY: the words are valid for `'a` and shared only through atomics, see `from_raw`.
-        Some(unsafe { word.as_ref() })
+    pub(crate) fn words_from(&self, index: usize, most: usize) -> &'a [Word] {
+        let words = self.words.get(index..).unwrap_or_default();
+        words.get(..most).unwrap_or(words)
     }
 
     /// The entry as it stands in memory, or `None` beyond the end.
@@ -87,27 +78,27 @@ impl<'a> TableView<'a> {
     #[must_use]
     pub fn load(&self, index: usize) -> Option<u64> {
         // Acquire: the next table's contents were written before the entry that points to it.
-        Some(self.word(index)?.load(Ordering::Acquire))
+        Some(self.words.get(index)?.load(Ordering::Acquire))
     }
 
     /// Loads an entry once more, in the total order of sequentially consistent operations: for the
     /// comparison after a count was taken.
     #[inline]
     pub(crate) fn load_again(&self, index: usize) -> Option<u64> {
-        Some(self.word(index)?.load(Ordering::SeqCst))
+        Some(self.words.get(index)?.load(Ordering::SeqCst))
     }
 
     /// Stores an entry; `None` beyond the end.
     pub fn store(&self, index: usize, raw: u64) -> Option<()> {
         // Release: whoever finds the entry finds the table or page behind it complete.
-        self.word(index)?.store(raw, Ordering::Release);
+        self.words.get(index)?.store(raw, Ordering::Release);
         Some(())
     }
 
     /// Replaces an entry and returns the old one; `None` beyond the end.
     pub fn swap(&self, index: usize, raw: u64) -> Option<u64> {
         // SeqCst: "clear the entry, then look for pins" pairs with "pin, then re-check".
-        Some(self.word(index)?.swap(raw, Ordering::SeqCst))
+        Some(self.words.get(index)?.swap(raw, Ordering::SeqCst))
     }
 }
 

@@ -80,7 +80,7 @@ impl Step {
     /// Entries of a page table that are taken together: a power of two, at most a step, and at most
     /// what a node of a pin table has.
     pub(crate) fn block(self) -> u16 {
-        1 << self.0.ilog2().min(9)
+        1 << self.0.checked_ilog2().unwrap_or(0).min(9)
     }
 }
 

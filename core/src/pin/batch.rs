@@ -8,13 +8,17 @@ use super::Call;
 use super::fast::Defer;
 use super::permit::permitted;
 use super::unpin::{pieces, put_pins};
+use crate::folio::Folio;
 use crate::frames::{CountError, FrameTable, Lost};
 use crate::host::{GupHost, Mapping, Reclaim, Step};
 use crate::space::Sequence;
 use crate::table::fill::Filler;
 use crate::walk::range::{Run, Source};
 
-/// Runs that are counted before more are fetched.
+/// How many runs ahead frames are fetched: long enough for memory to answer, and few enough that
+/// they do not drive each other out of the caches where folios of 1 GiB lie one behind the other.
+pub(super) const AHEAD: usize = 16;
+/// Runs that are counted before as many more are fetched.
 const FETCHED: usize = 8;
 
 /// How far a group of runs was pinned when nothing was in the way.
@@ -54,7 +58,8 @@ impl Batch {
     }
 
     /// Pins runs of one table, in order: counts them, compares their entries again, and records
-    /// them. Frames of the runs `ahead` are fetched.
+    /// them. The frames of the first [`AHEAD`] were fetched before; meanwhile those of others, and
+    /// of the first in `ahead`, are.
     #[inline(never)]
     pub(super) fn accept<H: GupHost, F: PageFormat>(
         &mut self,
@@ -138,14 +143,13 @@ impl Batch {
         ahead: &[Run],
         counted: &mut Counted,
     ) -> Result<Taken, Defer> {
-        let mut ahead = ahead.chunks(FETCHED);
+        let mut coming = runs.iter().skip(AHEAD).chain(ahead.iter().take(AHEAD));
         for runs in runs.chunks(FETCHED) {
-            fetch(call, ahead.next().unwrap_or_default());
+            fetch(&call.frames, coming.by_ref().take(runs.len()));
             let mut rest = runs;
             while let Some(run) = rest.first() {
                 // Mostly all are like what came before.
-                let mut lost = None;
-                let alike = self.count_alike(&call.frames, rest, counted, &mut lost);
+                let (alike, lost) = self.count_alike(&call.frames, rest, counted);
                 if let Some(lost) = lost {
                     let stopped = rest.get(alike).unwrap_or(run).pfn.raw() + counted.part;
                     return Err(not_counted(call, Pfn::new(stopped), lost));
@@ -159,12 +163,12 @@ impl Batch {
                 rest = others;
             }
         }
-        ahead.for_each(|runs| fetch(call, runs));
+        fetch(&call.frames, coming);
         Ok(Taken::All)
     }
 
     /// Counts runs of single frames as long as their state is the one that is known to be permitted.
-    /// Returns how many runs.
+    /// Returns how many runs, and the count behind them that was lost.
     // Once for many runs: its loop needs the registers more than it needs to be inline.
     #[inline(never)]
     fn count_alike<'m>(
@@ -172,15 +176,16 @@ impl Batch {
         frames: &FrameTable<'m>,
         runs: &[Run],
         counted: &mut Counted,
-        lost: &mut Option<Lost<'m>>,
-    ) -> usize {
-        let Some(raw) = self.alike else { return 0 };
-        let (frames, mut left) = (*frames, self.left);
-        let mut done = 0;
+    ) -> (usize, Option<Lost<'m>>) {
+        let Some(raw) = self.alike else { return (0, None) };
+        let mut left = self.left;
+        let (mut done, mut lost) = (0, None);
         for run in runs {
-            let pages = frames.pin_alike(raw, run.pfn, run.pages.raw().min(left), lost);
+            let (pages, changed) = frames.pin_alike(raw, run.pfn, run.pages.raw().min(left));
             left -= pages;
             if pages != run.pages.raw() {
+                let head = Pfn::new(run.pfn.raw() + pages);
+                lost = changed.then(|| frames.take_back(Folio { head, raw }, PageCount::ONE));
                 counted.part = pages;
                 break;
             }
@@ -188,7 +193,7 @@ impl Batch {
         }
         self.left = left;
         counted.runs += done;
-        done
+        (done, lost)
     }
 
     /// Counts what is left of a run, folio by folio.
@@ -207,18 +212,20 @@ impl Batch {
             let pfn = pfn.ok_or(Defer::NotMemory(run.pfn))?;
             let left = run.pages.raw() - counted.part;
             if let Some(raw) = self.alike {
-                let mut lost = None;
-                let pages = call.frames.pin_alike(raw, pfn, left.min(self.left), &mut lost);
+                let (pages, changed) = call.frames.pin_alike(raw, pfn, left.min(self.left));
                 counted.part += pages;
                 self.left -= pages;
-                if let Some(lost) = lost {
-                    return Err(not_counted(call, Pfn::new(pfn.raw() + pages), lost));
+                if changed {
+                    let head = Pfn::new(pfn.raw() + pages);
+                    let lost = call.frames.take_back(Folio { head, raw }, PageCount::ONE);
+                    return Err(not_counted(call, head, lost));
                 }
                 if pages != 0 {
                     continue;
                 }
             }
             let folio = permitted(call, pfn, self.known.map(|(mapping, _)| mapping))?;
+            call.frames.prefetch_behind(folio);
             let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
             let pages = PageCount::new(in_folio.min(left));
             call.frames.pin(folio, pages).map_err(|lost| not_counted(call, folio.head(), lost))?;
@@ -232,8 +239,8 @@ impl Batch {
 }
 
 /// Brings the first frame of each run close.
-fn fetch<H: GupHost, F>(call: &Call<'_, '_, H, F>, runs: &[Run]) {
-    runs.iter().for_each(|run| call.frames.prefetch(run.pfn));
+pub(super) fn fetch<'a>(frames: &FrameTable<'_>, runs: impl Iterator<Item = &'a Run>) {
+    runs.for_each(|run| frames.prefetch(run.pfn));
 }
 
 /// What to do about a folio at `pfn` that was not counted.

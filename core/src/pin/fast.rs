@@ -7,7 +7,7 @@
 use pinfold_arch::{AddrRange, PageCount, PageFormat, Pfn};
 
 use super::Call;
-use super::batch::{Batch, Taken};
+use super::batch::{AHEAD, Batch, Taken, fetch};
 use crate::folio::{Folio, Why};
 use crate::host::{GupHost, Mapping, SpaceId, Step, WalkGuard};
 use crate::policy::Refusal;
@@ -109,7 +109,7 @@ pub(crate) fn advance<H: GupHost, F: PageFormat>(
     let (mut one, mut other) = (heapless::Vec::<Run, RUNS>::new(), heapless::Vec::new());
     let (mut runs, mut ahead) = (&mut one, &mut other);
     let mut found = walk.next_runs(runs, Look { runs: call.look, absent: 1 });
-    runs.iter().for_each(|run| frames.prefetch(run.pfn));
+    fetch(&frames, runs.iter().take(AHEAD));
     let stopped = loop {
         let taken = match found {
             Ok(Next::Runs(source)) => {

@@ -217,6 +217,7 @@ pub(super) fn pieces<'a>(
         // A pinned folio cannot be split or freed, so the head found here is the one that was
         // counted.
         let folio = frames.folio(pfn)?;
+        frames.prefetch_behind(folio);
         let in_folio = folio.order().pages().raw() - (pfn.raw() - folio.head().raw());
         let piece = PageCount::new(in_folio.min(left));
         done += piece.raw();

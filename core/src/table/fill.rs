@@ -92,10 +92,12 @@ impl<'m> Filler<'m> {
         }
     }
 
-    /// Words that a part of a folio takes at most; with those that it makes finer, twice as many.
+    /// Words that a part of a folio takes at most where it is mapped by as few entries as can be;
+    /// otherwise it has at least as many entries.
     pub(crate) fn most_words(pages: PageCount) -> u64 {
-        let (blocks, rest) = (pages.raw() >> FINE, pages.raw() & ((1 << FINE) - 1));
-        blocks + rest
+        let whole = |order: u8| pages.raw() >> order;
+        let below = |order: u8| (1 << order) - 1;
+        whole(COARSE) + (whole(FINE) & below(COARSE - FINE)) + (pages.raw() & below(FINE))
     }
 
     /// Records one frame that is a folio of its own, if that takes no more than its word.

@@ -34,17 +34,19 @@ pub struct Runs<'m> {
     node: Option<Node>,
     /// Words that may still be taken at this time.
     words: u64,
+    /// A block that was read and does not continue the run before it.
+    ahead: Option<Run>,
 }
 
 impl<'m> Runs<'m> {
     pub(super) fn new(table: PinTable<'m>, geometry: Option<Geometry>) -> Self {
         let next = geometry.map_or(0, |geometry| geometry.start);
-        Self { table, geometry, next, node: None, words: 0 }
+        Self { table, geometry, next, node: None, words: 0, ahead: None }
     }
 
     /// Whether all has been read.
     pub(crate) fn ended(&self) -> bool {
-        self.geometry.is_none_or(|geometry| self.next >= geometry.end)
+        self.ahead.is_none() && self.geometry.is_none_or(|geometry| self.next >= geometry.end)
     }
 
     /// The next run, from at most `words` words, which become fewer. `None` if they hold nothing.
@@ -60,9 +62,7 @@ impl<'m> Runs<'m> {
         let geometry = self.geometry?;
         while self.next < geometry.end && self.words > 0 {
             self.words -= 1;
-            let known = self.node.and_then(|node| Some((node, node.index_of(self.next)?)));
-            let Some((node, at)) = known.or_else(|| self.table.descend(&geometry, self.next))
-            else {
+            let Some((node, at)) = self.place(&geometry) else {
                 // A link that leads nowhere: somebody wrote to the table. The next block of the
                 // root may still be whole.
                 let root = geometry.root();
@@ -71,8 +71,8 @@ impl<'m> Runs<'m> {
                 continue;
             };
             let slot = node.word(at).map_or(Slot::Vacant, |at| Slot::decode(self.table.get(at)));
-            self.node = if let Slot::Link { .. } = slot { None } else { Some(node) };
-            if self.node.is_none() {
+            if let Slot::Link { .. } = slot {
+                self.node = None;
                 continue;
             }
             let page = self.next.max(node.first_page(at));
@@ -93,6 +93,19 @@ impl<'m> Runs<'m> {
             });
         }
         None
+    }
+
+    /// The node that holds the next page, and the page's entry in it.
+    #[inline]
+    fn place(&mut self, geometry: &Geometry) -> Option<(Node, u64)> {
+        if let Some(node) = self.node
+            && let Some(at) = node.index_of(self.next)
+        {
+            return Some((node, at));
+        }
+        let (node, at) = self.table.descend(geometry, self.next)?;
+        self.node = Some(node);
+        Some((node, at))
     }
 
     /// Adds the blocks to `run`, which ends here, that continue it in the same node.
@@ -121,18 +134,19 @@ impl Runs<'_> {
     /// The next run, from as many words as there may be now.
     fn run(&mut self) -> Option<Run> {
         let base = self.geometry?.base;
-        let mut run = self.block()?;
+        let mut run = match self.ahead.take() {
+            Some(run) => run,
+            None => self.block()?,
+        };
         loop {
             self.extend(&mut run);
-            let (next, words) = (self.next, self.words);
             let Some(block) = self.block() else { return Some(run) };
             let next_va = run.pages.bytes(base).and_then(|bytes| run.va.checked_add(bytes));
             let continues = block.dirty == run.dirty
                 && run.pfn.checked_add(run.pages) == Some(block.pfn)
                 && next_va == Some(block.va);
             if !continues {
-                // It is read again, as the first of the next run.
-                (self.next, self.words) = (next, words);
+                self.ahead = Some(block);
                 return Some(run);
             }
             run.pages = PageCount::new(run.pages.raw() + block.pages.raw());

@@ -1,5 +1,6 @@
 //! A range in one pass.
 
+use pinfold_arch::addr::index;
 use pinfold_arch::format::MAX_LEVELS;
 use pinfold_arch::{
     AddrRange, Entry, Leaf, PageCount, PageFormat, PageShift, Pfn, PhysAddr, Rights, Table,
@@ -8,6 +9,7 @@ use pinfold_arch::{
 
 use super::WalkError;
 use crate::host::{PhysMem, Step, TableView};
+use crate::sync::Ordering;
 
 /// A stretch of the range, at most as long as one table reaches.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +93,10 @@ impl Source<'_> {
     /// [`LeafRun::unchanged`].
     #[inline]
     pub(crate) fn run_unchanged(&self, run: &Run) -> bool {
+        // Mostly there is one entry or there are many.
+        if run.entries == 1 {
+            return self.same(&self.view, usize::from(run.first), run.raw);
+        }
         self.entries_unchanged(run, 0, run.entries)
     }
 
@@ -113,21 +119,66 @@ impl Source<'_> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn entries_unchanged(&self, run: &Run, first: u16, end: u16) -> bool {
-        let mut expected = run.raw.wrapping_add(u64::from(first) << self.shift.raw());
-        (first..end).all(|entry| {
-            let at = usize::from(run.first) + usize::from(entry);
-            let same = self.same(&self.view, at, expected);
-            expected = expected.wrapping_add(self.shift.bytes());
-            same
-        })
+        let chain = Chain {
+            view: self.view,
+            big_endian: self.big_endian,
+            volatile: self.volatile,
+            bytes: self.shift.bytes(),
+        };
+        let expected = run.raw.wrapping_add(u64::from(first) << self.shift.raw());
+        let at = usize::from(run.first) + usize::from(first);
+        let entries = usize::from(end - first);
+        chain.length(at, entries, expected, Ordering::SeqCst) == entries
     }
 
     #[inline]
     fn same(&self, view: &TableView<'_>, at: usize, expected: u64) -> bool {
         view.load_again(at)
             .is_some_and(|raw| (host_order(raw, self.big_endian) ^ expected) & !self.volatile == 0)
+    }
+}
+
+/// Entries in a cache line of 64 bytes.
+const LINE: usize = 8;
+
+/// Entries of a table in which the address grows by one page from each to the next.
+#[derive(Clone, Copy)]
+struct Chain<'m> {
+    view: TableView<'m>,
+    big_endian: bool,
+    /// Bits that need not be the same.
+    volatile: u64,
+    bytes: u64,
+}
+
+impl Chain<'_> {
+    /// How many entries from `at` on, at most `most`, say `expected` and what follows it.
+    #[inline(always)]
+    fn length(&self, at: usize, most: usize, mut expected: u64, order: Ordering) -> usize {
+        let words = self.view.words_from(at, most);
+        let mut done = 0;
+        // Line by line as long as all is well, then one by one.
+        for line in words.as_chunks::<LINE>().0 {
+            let (mut differs, mut next) = (0, expected);
+            for word in line {
+                differs |= host_order(word.load(order), self.big_endian) ^ next;
+                next = next.wrapping_add(self.bytes);
+            }
+            if differs & !self.volatile != 0 {
+                break;
+            }
+            (done, expected) = (done + LINE, next);
+        }
+        for word in words.iter().skip(done) {
+            let differs = host_order(word.load(order), self.big_endian) ^ expected;
+            if differs & !self.volatile != 0 {
+                break;
+            }
+            (done, expected) = (done + 1, expected.wrapping_add(self.bytes));
+        }
+        done
     }
 }
 
@@ -165,6 +216,15 @@ impl Decoded {
     #[inline]
     fn describes(&self, raw: u64) -> bool {
         raw & self.fixed == self.value
+    }
+
+    /// How many pages behind an entry it describes too, for sure, if all that grows is the address.
+    #[inline]
+    fn more(&self, raw: u64) -> u64 {
+        let shift = self.leaf.shift.raw();
+        let low = (self.address_bits >> shift).trailing_ones().min(32);
+        let mask = (1 << low) - 1;
+        mask - (raw >> shift & mask)
     }
 
     /// The address in an entry that differs in address bits only.
@@ -433,14 +493,14 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
         let pfn = pfn.unwrap_or(Pfn::new(u64::MAX));
         let pages = PageCount::new(pages);
         let _ = runs.push(Run { pfn, pages, raw, first: start, entries: 1 });
-        let continued = |raw: u64, expected: u64| (raw ^ expected) & !volatile == 0;
+        let chain = Chain { view: level.view, big_endian, volatile, bytes };
         let entry =
             |at: u16| level.view.load(usize::from(at)).map(|raw| host_order(raw, big_endian));
         // The last entry that was taken, and what it says.
         let (mut at, mut latest) = (start, raw);
         while at < last {
             let Some(raw) = entry(at + 1) else { break };
-            let mut continues = continued(raw, latest.wrapping_add(bytes));
+            let mut continues = (raw ^ latest.wrapping_add(bytes)) & !volatile == 0;
             if !known.describes(raw) {
                 let found = self.format.decode(&level.table, raw);
                 let alike = |leaf: &Leaf| {
@@ -464,19 +524,16 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
                 (at, latest) = (at + 1, raw);
                 continue;
             }
-            let before = at;
-            (at, latest) = (at + 1, latest.wrapping_add(bytes));
-            // Mostly there are more: they get a loop with nothing else in it.
-            while at < last {
-                let expected = latest.wrapping_add(bytes);
-                let more = |raw: &u64| continued(*raw, expected) && known.describes(*raw);
-                if entry(at + 1).filter(more).is_none() {
-                    break;
-                }
-                (at, latest) = (at + 1, expected);
-            }
+            // Mostly there are more.
+            latest = latest.wrapping_add(bytes);
+            let most = known.more(latest).min(u64::from(last - at - 1));
+            let expected = latest.wrapping_add(bytes);
+            let more = chain.length(usize::from(at) + 2, index(most), expected, Ordering::Acquire);
+            let more = u16::try_from(more).unwrap_or(u16::MAX);
+            latest = latest.wrapping_add(u64::from(more) << leaf.shift.raw());
+            at += 1 + more;
             if let Some(run) = runs.last_mut() {
-                run.entries += at - before;
+                run.entries += 1 + more;
                 run.pages = PageCount::new(u64::from(run.entries) << order);
             }
         }

@@ -166,8 +166,34 @@ static void from_inside_hooks(void)
     CHECK_STATUS(pinfold_engine_fini(outer), PINFOLD_OK);
 }
 
+/* The pauses of a call with parts of 1024 pages in runs of four, by the bound that the host sets. */
+static int pauses(uint64_t step)
+{
+    struct pinfold_host_ops ops = host_ops(&host);
+    struct pinfold_region_desc desc = region(0, 2000, table, 8192);
+    struct pinfold_region_id id;
+
+    ops.chunk_order = 10;
+    ops.step = step;
+    struct pinfold_engine *engine = fresh(ops);
+    CHECK_STATUS(pinfold_region_register(engine, &desc, &id, NULL), PINFOLD_OK);
+    int calls = host.calls;
+    CHECK_STATUS(pinfold_region_unregister(engine, id, 0), PINFOLD_OK);
+    check_clean(&host);
+    CHECK_STATUS(pinfold_engine_fini(engine), PINFOLD_OK);
+    return calls;
+}
+
+static void steps(void)
+{
+    CHECK(pauses(0) < 10);
+    CHECK(pauses(64) > 2000 / 64);
+    CHECK(pauses(1) > 2000 / RUN);
+}
+
 int main(void)
 {
+    steps();
     from_inside_hooks();
     every_call(8192, 0);
     every_call(8192, 7);

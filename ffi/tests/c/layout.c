@@ -12,7 +12,7 @@ _Static_assert(PINFOLD_ABI_VERSION == 1, "a new version: say here what has chang
 _Static_assert(PINFOLD_ENGINE_SIZE == 4096 && PINFOLD_ENGINE_ALIGN == 64, "engine");
 _Static_assert(PINFOLD_ENGINE_REGIONS == 64, "regions");
 
-SIZE(pinfold_host_ops, 80);
+SIZE(pinfold_host_ops, 88);
 AT(pinfold_host_ops, size, 0);
 AT(pinfold_host_ops, ctx, 8);
 AT(pinfold_host_ops, page_shift, 16);
@@ -24,6 +24,7 @@ AT(pinfold_host_ops, leave, 48);
 AT(pinfold_host_ops, pause, 56);
 AT(pinfold_host_ops, charge, 64);
 AT(pinfold_host_ops, uncharge, 72);
+AT(pinfold_host_ops, step, 80);
 
 SIZE(pinfold_pin_part, 56);
 AT(pinfold_pin_part, size, 0);

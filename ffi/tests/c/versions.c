@@ -47,6 +47,7 @@ int main(void)
     older(offsetof(struct pinfold_host_ops, pause));
     CHECK(host.entered > 0);
     older(offsetof(struct pinfold_host_ops, charge));
+    older(offsetof(struct pinfold_host_ops, step));
     older(sizeof(struct pinfold_host_ops));
 
     /* Shorter than what is required, and cut between two that belong together. */
