@@ -488,8 +488,14 @@ impl<'m> FrameTable<'m> {
         }
     }
 
+    /// The folio at the head of `folio`, if its last reference went. Its size is what it is by now: a
+    /// count that landed on another folio may have been the last one there.
     fn last_reference(&self, folio: Folio, new: Counts) -> Option<Frozen<'m>> {
-        new.is_frozen().then(|| Frozen::new(*self, folio.head, folio.order()))
+        if !new.is_frozen() {
+            return None;
+        }
+        let raw = self.state(folio.head)?.load(Ordering::Acquire);
+        Some(Frozen::new(*self, folio.head, FolioInfo::decode(raw).order))
     }
 
     /// One change of the count word, by compare-exchange: what `change` refuses is not written.

@@ -116,6 +116,35 @@ fn a_count_never_stays_on_another_folio() {
     });
 }
 
+/// Where a count landed on a folio of another size and the last reference went meanwhile, the folio
+/// is handed over whole, and nothing of its neighbours with it.
+#[test]
+fn a_folio_whose_last_reference_was_a_stray_count_is_handed_over_in_its_own_size() {
+    loom::model(|| {
+        let words: Arc<Vec<Word>> = Arc::new((0..4).map(|_| Word::new(0)).collect());
+        let table = FrameTable::new(&words, Pfn::new(2), PageShift::SIZE_4K).unwrap();
+        let two = FolioInfo { order: Order::new(1).unwrap(), ..info(FolioKind::Anonymous) };
+        let mut frozen = table.add_memory(Pfn::new(2), two).unwrap();
+        // Looked up as a folio of two frames, and split before it is counted.
+        let stale = table.folio(Pfn::new(2)).unwrap();
+        frozen.reshape(info(FolioKind::Anonymous), |other| other.unfreeze(1)).unwrap();
+        frozen.unfreeze(1);
+        let pinner = {
+            let words = Arc::clone(&words);
+            thread::spawn(move || {
+                let table = FrameTable::new(&words, Pfn::new(2), PageShift::SIZE_4K).unwrap();
+                let lost = table.pin(stale, PageCount::ONE).unwrap_err();
+                lost.last.map(|last| last.order())
+            })
+        };
+        let now = table.folio(Pfn::new(2)).unwrap();
+        let by_owner = table.put(now, 1).unwrap().map(|last| last.order());
+        let by_pinner = pinner.join().unwrap();
+        assert_eq!(by_owner.or(by_pinner), Some(Order::ZERO));
+        assert!(by_owner.is_none() || by_pinner.is_none(), "two owners");
+    });
+}
+
 /// Of two callers who want to move the same folio one has the claim, and while it has, nobody pins.
 #[test]
 fn there_is_one_claim_at_a_time() {
