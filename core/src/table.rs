@@ -327,12 +327,24 @@ impl<'m> PinTable<'m> {
             State::Empty => return Err(TableError::Empty),
             State::Filling | State::Draining => return Err(TableError::InUse),
         }
+        self.kept_by(keeper)?;
+        if !self.transition(State::Live, State::Draining) {
+            return Err(TableError::InUse);
+        }
+        // Since it was looked at, others may have given it back and filled it anew: what counts is
+        // what it holds now.
+        let geometry = self.kept_by(keeper);
+        if geometry.is_err() {
+            self.set(Header::STATE, State::Live as u64);
+        }
+        geometry
+    }
+
+    /// The geometry, if `keeper` counts the pins.
+    fn kept_by(&self, keeper: Keeper) -> Result<Geometry, TableError> {
         let geometry = self.geometry().ok_or(TableError::NotATable)?;
         if self.get(Header::FLAGS) >> 1 & 1 != keeper as u64 {
             return Err(TableError::OtherKeeper);
-        }
-        if !self.transition(State::Live, State::Draining) {
-            return Err(TableError::InUse);
         }
         Ok(geometry)
     }

@@ -11,6 +11,7 @@ use pinfold::sync::{Ordering, Word};
 use pinfold::{Order, PageCount, PageShift, Pfn};
 
 mod engine;
+mod table;
 
 const PFN: Pfn = Pfn::new(1);
 
