@@ -182,6 +182,8 @@ impl<H: Host, S: PinSource> HostPins<H, S> {
     ///
     /// # Errors
     /// [`UnpinError::Table`]: nothing is pinned, or another call is at it. Nothing has changed.
+    /// [`UnpinError::Overwritten`]: all but the pages that are not in the table any more was given
+    /// back.
     pub fn unpin(&self, table: &PinTable<'_>, dirtied: Dirtied) -> Result<Unpinned, UnpinError> {
         transfer::unpin_to_source(&self.host, &self.source, table, dirtied)
     }

@@ -174,6 +174,18 @@ fn a_table_that_others_wrote_to_gives_back_what_it_still_holds_and_says_so() {
 }
 
 #[test]
+fn a_host_that_counts_hears_of_pages_that_others_took_out_of_the_table() {
+    let pins = HostPins::new(host(Memory::new(0)), Fixed);
+    let table_words = words(64);
+    let table = PinTable::new(&table_words).unwrap();
+    pins.pin(SpaceId(0), &table, &request(8)).unwrap();
+    table_words[9 + 3].store(0, Ordering::Relaxed);
+    let error = pins.unpin(&table, Dirtied::No).unwrap_err();
+    assert_eq!(error, UnpinError::Overwritten { pages: PageCount::ONE });
+    pins.pin(SpaceId(0), &table, &request(8)).unwrap();
+}
+
+#[test]
 fn a_header_that_others_wrote_to_is_no_table() {
     let memory = words(32);
     let frames = user_frames(&memory, FolioFlags::EXCLUSIVE);

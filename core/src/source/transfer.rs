@@ -73,7 +73,10 @@ pub(super) fn unpin_to_source<H: Host, S: PinSource>(
         host.account().uncharge(table.account(), geometry.pages());
     }
     table.reset();
-    Ok(report)
+    match geometry.pages().raw() - report.pages.raw() {
+        0 => Ok(report),
+        lost => Err(UnpinError::Overwritten { pages: PageCount::new(lost) }),
+    }
 }
 
 /// What is wrong with a request whatever the state of memory.
