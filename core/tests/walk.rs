@@ -235,6 +235,9 @@ fn a_change_of_the_leaf_or_of_its_parent_is_noticed_and_marks_are_not() {
         assert!(!run.unchanged(all.0, all.1, BASE), "the table was replaced (D6)");
         parent.store(0, old).unwrap();
         assert!(run.unchanged(all.0, all.1, BASE));
+        let most = PageCount::new(u64::MAX);
+        assert!(!run.unchanged(most, most, BASE) && !run.unchanged(last.0, most, BASE));
+        assert!(!run.unchanged(PageCount::new(u64::MAX - 1), PageCount::ONE, BASE));
     });
 }
 

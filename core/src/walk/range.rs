@@ -110,11 +110,12 @@ impl Source<'_> {
     ) -> bool {
         let order = self.shift.order(base);
         // Leaves are aligned to their size, so this is how far into the first one the run begins.
-        let skipped = (run.pfn.raw() & (order.pages().raw() - 1)) + from.raw();
-        let (first, last) = (skipped >> order.raw(), (skipped + pages.raw() - 1) >> order.raw());
-        let (first, end) = (u16::try_from(first), u16::try_from(last + 1));
-        match (first, end) {
-            (Ok(first), Ok(end)) => self.entries_unchanged(run, first, end),
+        let skipped = (run.pfn.raw() & (order.pages().raw() - 1)).checked_add(from.raw());
+        let entry = |page: Option<u64>| u16::try_from(page? >> order.raw()).ok();
+        let first = entry(skipped);
+        let last = entry(skipped.and_then(|page| page.checked_add(pages.raw() - 1)));
+        match (first, last.and_then(|last| last.checked_add(1))) {
+            (Some(first), Some(end)) => self.entries_unchanged(run, first, end),
             _ => false,
         }
     }
