@@ -92,13 +92,23 @@ fn wish(owner: Owner, machine: &Machine<'_>) -> String {
 }
 
 fn hpt_in_the_way(out: &mut Output, machine: &Machine<'_>, table: &PinTable<'_>) {
-    let hpt = scene::allocate_hpt(machine);
-    match &hpt {
-        Ok(range) => out.say(By::Machine, format!("the HPT is allocated at frame {}", range.start)),
-        Err(error) => out.say(By::Machine, format!("the HPT cannot be allocated: {error}")),
+    match scene::allocate_hpt(machine) {
+        // A capture may have so much room.
+        Ok(FrameRange { start, .. }) => {
+            out.say(
+                By::Machine,
+                format!("beside the guest's pins the HPT has room at frame {start}"),
+            );
+        }
+        Err(error) => {
+            out.say(By::Machine, format!("the HPT cannot be allocated: {error}"));
+            let blamed = blames_a_pin(machine, table, error);
+            out.check(
+                "without the policy the HPT cannot be had, and a pin of the guest is why",
+                blamed,
+            );
+        }
     }
-    let blamed = hpt.is_err_and(|error| blames_a_pin(machine, table, error));
-    out.check("without the policy the HPT cannot be had, and a pin of the guest is why", blamed);
 }
 
 /// Whether the error names a folio of the table, and its pins as what was not expected.
