@@ -90,6 +90,7 @@ pub(crate) const EXTRA: &[Tier] = &[
     Tier::new("deny", "licences, bans, sources", "0.1", &[&need::CARGO_DENY], extra::deny),
     Tier::new("package", "what would be published builds", "1", &[], extra::package),
     Tier::new("bench", "the benches run, briefly", "1", &[], extra::bench),
+    Tier::new("counts", "atomic changes of words, counted", "0.5", &[], extra::counts),
 ];
 
 pub(crate) fn every() -> impl Iterator<Item = &'static Tier> {

@@ -89,6 +89,14 @@ pub(super) fn bench() -> Outcome {
     check(command("cargo", &args), Show::OnFailure)
 }
 
+/// In a target directory of its own, like `loom`.
+pub(super) fn counts() -> Outcome {
+    let mut test = command("cargo", &["test", "--package", "pinfold-benches"]);
+    test.args(["--test", "atomics", "--target-dir", "target/counting"]);
+    test.env("RUSTFLAGS", "--cfg counting");
+    check(test, Show::OnFailure)
+}
+
 fn fuzz_targets() -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(root().join("fuzz/fuzz_targets"))? {
