@@ -426,7 +426,8 @@ impl<'m> FrameTable<'m> {
     }
 
     /// Takes a folio with exactly `expected` references and no pins for oneself: nobody can add a
-    /// reference until it is unfrozen. With 0 expected: a folio that is free.
+    /// reference until it is unfrozen. With 0 expected: a folio that is free; otherwise the caller holds
+    /// one of the references, so that the folio cannot become another meanwhile.
     ///
     /// # Errors
     /// [`FreezeError`] with what was found; nothing has changed. Counts equal to the expected ones mean
@@ -477,7 +478,7 @@ impl<'m> FrameTable<'m> {
     pub(crate) fn unfreeze(&self, head: Pfn, references: u32) {
         if let Some(word) = self.counts(head) {
             let claim = word.load(Ordering::Relaxed) & Counts::CLAIMED;
-            word.store(u64::from(references & Counts::MAX) | claim, Ordering::Release);
+            word.store(u64::from(references.min(Counts::MAX)) | claim, Ordering::Release);
         }
     }
 

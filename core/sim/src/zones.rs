@@ -177,7 +177,12 @@ impl<'m> Zones<'m> {
             .expect("order 0 is not larger than any");
         self.mark(head, order, true);
         folio.free();
-        parts.into_iter().for_each(Frozen::free);
+        for mut part in parts {
+            // The border of an area may run through the folio.
+            let info = self.free_info(part.head());
+            part.reshape(info, |_| {}).expect("a single frame stays one");
+            part.free();
+        }
         if order > Order::ZERO && !self.isolated.is_empty() {
             self.refresh_isolated(&FrameRange::new(head, order.pages()));
         }
@@ -291,6 +296,22 @@ mod tests {
             assert_eq!(frames.counts_of(folio).references(), 0);
         }
         assert!(zones.counts().iter().all(|zone| zone.free == zone.zone.pages));
+    }
+
+    #[test]
+    fn a_folio_across_the_border_of_an_area_leaves_each_frame_its_own_flags() {
+        let mut layout = Layout::new(Pfn::new(0)).normal(mib(4));
+        layout.cma.push(FrameRange::new(Pfn::new(3), PageCount::new(256)));
+        let ram = Ram::new(&layout);
+        let frames = ram.frame_table();
+        let mut zones = Zones::new(frames, ram.layout());
+        let none = FolioFlags::empty();
+        let huge = zones.take(Pfn::new(0), order(9), FolioKind::Anonymous, none).unwrap();
+        zones.release(huge);
+        for pfn in ram.frames().iter() {
+            let folio = frames.folio(pfn).unwrap();
+            assert_eq!(folio.info().flags, zones.place_flags(pfn), "frame {pfn}");
+        }
     }
 
     #[test]

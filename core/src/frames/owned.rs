@@ -115,8 +115,8 @@ impl<'m> Frozen<'m> {
         Ok(())
     }
 
-    /// Lets others at it, with so many references: at most [`Counts::MAX`](super::Counts::MAX). With 0
-    /// it has no owner but whoever freezes it with 0 expected.
+    /// Lets others at it, with so many references; more than [`Counts::MAX`](super::Counts::MAX) are
+    /// taken as that. With 0 it has no owner but whoever freezes it with 0 expected.
     pub fn unfreeze(self, references: u32) {
         self.frames.unfreeze(self.head, references);
     }
