@@ -4,7 +4,7 @@
 //! [`batch`](super::batch). Meanwhile the frames of the next group, which was read before, are
 //! fetched from memory.
 
-use pinfold_arch::{AddrRange, PageCount, PageFormat, Pfn};
+use pinfold_arch::{AddrRange, PageCount, PageFormat, Pfn, Rights};
 
 use super::Call;
 use super::batch::{AHEAD, Batch, Taken, fetch};
@@ -105,15 +105,16 @@ pub(crate) fn advance<H: GupHost, F: PageFormat>(
             Err(error) => return Stopped::Defer(Defer::Walk(error)),
         };
     let frames = call.frames;
+    let rights = Rights::needed(call.request.access);
     let mut batch = Batch::new(known, fork, Step::of(host.wait()));
     let (mut one, mut other) = (heapless::Vec::<Run, RUNS>::new(), heapless::Vec::new());
     let (mut runs, mut ahead) = (&mut one, &mut other);
-    let mut found = walk.next_runs(runs, Look { runs: call.look, absent: 1 });
+    let mut found = walk.next_runs(runs, Look { runs: call.look, absent: 1, rights });
     fetch(&frames, runs.iter().take(AHEAD));
     let stopped = loop {
         let taken = match found {
             Ok(Next::Runs(source)) => {
-                found = walk.next_runs(ahead, Look { runs: call.look, absent: 1 });
+                found = walk.next_runs(ahead, Look { runs: call.look, absent: 1, rights });
                 batch.accept(call, filler, &source, runs, ahead)
             }
             Ok(Next::Hole(_)) => Err(Defer::Fault),

@@ -1,6 +1,6 @@
 //! How many words a pin table would have needed.
 
-use pinfold_arch::{AddrRange, PageCount, PageFormat, Pfn};
+use pinfold_arch::{AddrRange, PageCount, PageFormat, Pfn, Rights};
 
 use super::fast::Guard;
 use super::{Call, PinCause, PinError};
@@ -47,8 +47,9 @@ fn count<H: GupHost, F: PageFormat>(
     let mut walk = RangeWalk::new(format, root, call.host.memory(), rest).ok()?.bounded(step);
     let mut runs = heapless::Vec::<Run, 1>::new();
     let mut left = step.entries();
+    let look = Look { runs: 1, absent: 1, rights: Rights::empty() };
     loop {
-        let (pfn, pages) = match walk.next_runs(&mut runs, Look { runs: 1, absent: 1 }).ok()? {
+        let (pfn, pages) = match walk.next_runs(&mut runs, look).ok()? {
             Next::Runs(_) => {
                 let run = runs.first()?;
                 (Some(run.pfn), run.pages.raw())

@@ -269,6 +269,9 @@ pub(crate) struct Look {
     pub(crate) runs: usize,
     /// Absent entries that make one hole.
     pub(crate) absent: u16,
+    /// An entry without these rights comes alone: it will be faulted in, and then those behind it
+    /// are read again.
+    pub(crate) rights: Rights,
 }
 
 /// Walks a range: see the [module above](super).
@@ -373,7 +376,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     pub fn next_extent(&mut self) -> Result<Option<Extent<'m>>, WalkError> {
         let va = VirtAddr::new(self.va);
         let mut runs = heapless::Vec::<Run, 1>::new();
-        let look = Look { runs: 1, absent: u16::MAX };
+        let look = Look { runs: 1, absent: u16::MAX, rights: Rights::empty() };
         let next = self.next_runs(&mut runs, look)?;
         Ok(match (next, runs.first()) {
             (Next::Runs(source), Some(&run)) => {
@@ -411,6 +414,7 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
                     return Ok(Next::Hole(self.hole(&level, at, last)));
                 }
                 Entry::Leaf(leaf) => {
+                    let last = if leaf.rights.contains(look.rights) { last } else { at };
                     self.leaves(&level, (at, raw, leaf), last, runs, N.min(look.runs));
                     return Ok(Next::Runs(Source {
                         view: level.view,

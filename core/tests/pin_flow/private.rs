@@ -46,6 +46,22 @@ fn a_read_pin_of_a_private_page_keeps_seeing_the_process() {
     }
 }
 
+/// Each copy is one fault, and after it the walk comes again: it must not have read all the
+/// entries behind each time.
+#[test]
+fn pages_that_must_all_be_copied_are_not_read_over_and_over() {
+    scene!(machine, bench, Layout::small());
+    let file = machine.add_file(FileKind::Disk, 1024, Order::ZERO);
+    bench.map(MapSpec::private(AT, 1024, file));
+    bench.touch(AT, 1024, Access::READ);
+    bench
+        .while_pinned(&request(AT, 1024, BOTH), |_, pinned| {
+            assert_eq!(pinned.faults, 1024);
+            assert!(pinned.entries <= 8 * 1024, "{} entries decoded", pinned.entries);
+        })
+        .unwrap();
+}
+
 /// D20, D21: pins of the zero page were counted and never given back; or a success was taken for
 /// a failure.
 #[test]
