@@ -349,11 +349,16 @@ impl<'m> FrameTable<'m> {
         (pages, false)
     }
 
-    /// It became another folio between the look-up and the count: takes the count back from
-    /// where it landed. If that was the last reference, somebody must free what it was on.
+    /// [Undoes](Self::undo) a pin.
     #[cold]
     pub(crate) fn take_back(&self, folio: Folio, pages: PageCount) -> Lost<'m> {
-        match self.update(folio, |old| old.minus(pages.raw(), pages.raw())) {
+        self.undo(folio, |old| old.minus(pages.raw(), pages.raw()))
+    }
+
+    /// It became another folio between the look-up and the count: takes the count back from
+    /// where it landed. If that was the last reference, somebody must free what it was on.
+    fn undo(&self, folio: Folio, back: impl Fn(Counts) -> Result<Counts, CountError>) -> Lost<'m> {
+        match self.update(folio, back) {
             Ok(undone) => {
                 Lost { error: CountError::Changed, last: self.last_reference(folio, undone) }
             }
@@ -412,8 +417,7 @@ impl<'m> FrameTable<'m> {
         if self.same(folio) {
             return Ok(());
         }
-        let undone = self.update(folio, |old| old.minus(u64::from(n), 0))?;
-        Err(Lost { error: CountError::Changed, last: self.last_reference(folio, undone) })
+        Err(self.undo(folio, |old| old.minus(u64::from(n), 0)))
     }
 
     /// Drops `n` plain references. Returns the folio, frozen, if that was the last.
@@ -464,8 +468,7 @@ impl<'m> FrameTable<'m> {
         if self.same(folio) {
             return Ok(Claim::new(*self, folio));
         }
-        let undone = self.update(folio, Counts::unclaimed)?;
-        Err(Lost { error: CountError::Changed, last: self.last_reference(folio, undone) })
+        Err(self.undo(folio, Counts::unclaimed))
     }
 
     /// Ends a claim and drops its reference.

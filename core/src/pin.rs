@@ -22,6 +22,7 @@ use crate::table::layout::SMALLEST_PAGE;
 use crate::table::{Keeper, PinTable};
 
 mod batch;
+mod defer;
 pub mod error;
 pub(crate) mod fast;
 mod measure;

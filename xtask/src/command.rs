@@ -5,8 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
-use crate::counts::Counts;
-use crate::tiers::{Outcome, Stop};
+use crate::counts::{Counts, Outcome, Stop};
 
 /// When a program's output is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,14 @@
-//! How many tests a test runner says it ran.
+//! What a tier comes to: how many tests a test runner says it ran, or why there are none.
+
+/// What a tier comes to: its tests, or why it stopped.
+pub(crate) type Outcome = Result<Counts, Stop>;
+
+/// Why a tier did not pass.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Failed { counts: Counts, why: String },
+    Skipped(String),
+}
 
 /// Tests by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

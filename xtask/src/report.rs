@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::counts::Counts;
-use crate::tiers::{EXTRA, HOSTED, Outcome, Stop, Tier};
+use crate::counts::{Counts, Outcome, Stop};
+use crate::tiers::{EXTRA, HOSTED, Tier};
 
 /// One tier's result.
 #[derive(Debug)]

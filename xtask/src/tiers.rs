@@ -6,19 +6,9 @@ mod hosted;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::counts::Counts;
+use crate::counts::{Outcome, Stop};
 use crate::need::{self, Need};
 use crate::report::{self, Row};
-
-/// What a tier comes to: its tests, or why it stopped.
-pub(crate) type Outcome = Result<Counts, Stop>;
-
-/// Why a tier did not pass.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    Failed { counts: Counts, why: String },
-    Skipped(String),
-}
 
 /// A set of checks that stands or falls together.
 #[derive(Debug)]
@@ -64,7 +54,7 @@ pub(crate) const HOSTED: &[Tier] = &[
 
 /// What `test all` adds.
 pub(crate) const EXTRA: &[Tier] = &[
-    Tier::new("model", "a million calls in random scripts", "5", &[], extra::model),
+    Tier::new("model", "a million calls in random scripts", "4", &[], extra::model),
     Tier::new("loom", "every interleaving of the small races", "1", &[], extra::loom),
     Tier::new(
         "c",

@@ -5,7 +5,7 @@
 use pinfold_arch::{Order, PageCount, PageFormat, Pfn, Rights};
 
 use super::Call;
-use super::fast::Defer;
+use super::defer::Defer;
 use super::permit::permitted;
 use super::unpin::{pieces, put_pins};
 use crate::folio::Folio;

@@ -4,17 +4,16 @@
 //! [`batch`](super::batch). Meanwhile the frames of the next group, which was read before, are
 //! fetched from memory.
 
-use pinfold_arch::{AddrRange, PageCount, PageFormat, Pfn, Rights};
+use pinfold_arch::{AddrRange, PageCount, PageFormat, Rights};
 
 use super::Call;
 use super::batch::{AHEAD, Batch, Taken, fetch};
-use crate::folio::{Folio, Why};
+use super::defer::Defer;
 use crate::host::{GupHost, Mapping, SpaceId, Step, WalkGuard};
-use crate::policy::Refusal;
 use crate::space::Sequence;
 use crate::table::fill::Filler;
+use crate::walk::RangeWalk;
 use crate::walk::range::{Look, Next, Run};
-use crate::walk::{RangeWalk, WalkError};
 
 /// Runs that are counted together before their entries are compared again.
 pub(super) const RUNS: usize = 64;
@@ -26,40 +25,6 @@ pub(crate) enum Stopped {
     BatchFull,
     /// The next page needs the slow way.
     Defer(Defer),
-}
-
-/// What the slow way has to see to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Defer {
-    /// Nothing present, or not with the access: a fault may help.
-    Fault,
-    /// A read-only pin of a page that a later write would replace: make it private first.
-    Unshare,
-    /// The answer depends on the mapping, which is not known here.
-    NeedsMapping,
-    /// The folio must be moved first.
-    Move {
-        /// What is in the way.
-        folio: Folio,
-        /// Why it cannot stay.
-        why: Why,
-        /// The frame that is wanted.
-        pfn: Pfn,
-        /// Pages of the same run from it on: what comes next may have to move too.
-        run: PageCount,
-    },
-    /// The memory may never be pinned like this.
-    Refused(Refusal),
-    /// The frame is no known memory.
-    NotMemory(Pfn),
-    /// The folio was being moved, freed or changed, or its entry was.
-    Changed(Pfn),
-    /// The folio's count is at its limit.
-    Overflow(Pfn),
-    /// A fork of the space is under way.
-    Fork,
-    /// The walk failed.
-    Walk(WalkError),
 }
 
 /// While it lives, no page-table page of the space is freed.

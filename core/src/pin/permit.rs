@@ -3,7 +3,7 @@
 use pinfold_arch::{Access, PageCount, PageFormat, Pfn};
 
 use super::Call;
-use super::fast::Defer;
+use super::defer::Defer;
 use crate::folio::{Folio, FolioFlags, FolioKind};
 use crate::host::{GupHost, Mapping};
 use crate::policy::{self, Refusal, Verdict};

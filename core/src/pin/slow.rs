@@ -3,7 +3,7 @@
 
 use pinfold_arch::{Access, PageCount, PageFormat, Pfn, VirtAddr};
 
-use super::fast::Defer;
+use super::defer::Defer;
 use super::{Call, PinCause};
 use crate::folio::Folio;
 use crate::host::{Event, Fault, FaultIn, Flow, GupHost, Mappings, Trace, Wait};

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Outcome, Stop, hosted};
+use super::hosted;
 use crate::capture;
 use crate::command::{Show, check, command, root};
-use crate::counts::Counts;
+use crate::counts::{Counts, Outcome, Stop};
 use crate::need::NEXTEST;
 
 /// Optimised, but with every assertion. The scripts say what they did, and how to repeat what failed.

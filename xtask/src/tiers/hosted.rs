@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use super::Outcome;
 use crate::command::{Show, check, command};
+use crate::counts::Outcome;
 use crate::need::{CXX, NEXTEST};
 
 pub(super) fn fmt() -> Outcome {
