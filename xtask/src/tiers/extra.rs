@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::hosted;
 use crate::capture;
@@ -78,9 +79,18 @@ pub(super) fn deny() -> Outcome {
 }
 
 /// Builds each package from what would be uploaded, so that a missing file shows.
+///
+/// In a target directory of a name that was never used before: cargo keeps the sources of a
+/// package under its version and the directory's path, and takes those of an earlier run for the
+/// ones that it has just packed.
 pub(super) fn package() -> Outcome {
-    let args = ["publish", "--workspace", "--dry-run", "--allow-dirty"];
-    check(command("cargo", &args), Show::OnFailure)
+    let fresh = root().join(format!("target/publish/{}", now().as_nanos()));
+    let mut publish = command("cargo", &["publish", "--workspace", "--dry-run", "--allow-dirty"]);
+    publish.arg("--target-dir").arg(&fresh);
+    let outcome = check(publish, Show::OnFailure);
+    // Left over, it costs only disk space.
+    let _ = fs::remove_dir_all(fresh);
+    outcome
 }
 
 /// Short: whether they run and their own assertions hold, not their figures.
@@ -95,6 +105,11 @@ pub(super) fn counts() -> Outcome {
     test.args(["--test", "atomics", "--target-dir", "target/counting"]);
     test.env("RUSTFLAGS", "--cfg counting");
     check(test, Show::OnFailure)
+}
+
+/// Since the epoch; zero if the clock stands before it.
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn fuzz_targets() -> io::Result<Vec<String>> {
