@@ -3,9 +3,10 @@
 use pinfold_arch::PageFormat;
 
 use crate::frames::FrameTable;
-use crate::host::GupHost;
+use crate::host::{GupHost, Host};
 use crate::pin::unpin::unpin_pages;
 use crate::pin::{Dirtied, PinError, Pinned, UnpinError, Unpinned, pin_pages};
+use crate::region::{InSpace, Pinner};
 use crate::request::PinRequest;
 use crate::space::AddressSpace;
 use crate::table::PinTable;
@@ -90,5 +91,19 @@ impl<'m, H: GupHost> Engine<'m, H> {
     /// [`UnpinError`].
     pub fn unpin(&self, table: &PinTable<'_>, dirtied: Dirtied) -> Result<Unpinned, UnpinError> {
         unpin_pages(&self.host, self.frames, table, dirtied)
+    }
+}
+
+impl<H: GupHost, F: PageFormat> Pinner for InSpace<&Engine<'_, H>, &AddressSpace<F>> {
+    type Wait = <H as Host>::Wait;
+
+    fn wait(&self) -> &Self::Wait {
+        self.pins.host().wait()
+    }
+    fn pin(&self, table: &PinTable<'_>, request: &PinRequest) -> Result<Pinned, PinError> {
+        self.pins.pin(self.space, table, request)
+    }
+    fn unpin(&self, table: &PinTable<'_>, dirtied: Dirtied) -> Result<Unpinned, UnpinError> {
+        self.pins.unpin(table, dirtied)
     }
 }

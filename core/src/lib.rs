@@ -41,9 +41,13 @@ pub mod policy;
 
 pub mod table;
 
+pub mod realmode;
+
 pub mod pin;
 
 pub mod source;
+
+pub mod region;
 
 pub mod engine;
 
@@ -51,6 +55,8 @@ pub use engine::Engine;
 pub use error::ErrorKind;
 pub use frames::FrameTable;
 pub use pin::{Dirtied, PinCause, PinError, Pinned, UnpinError, Unpinned};
+pub use realmode::{Areas, RealMode, RegionId};
+pub use region::Registry;
 pub use request::{AccountId, HolderId, PinFlags, PinRequest};
 pub use source::HostPins;
 pub use space::AddressSpace;

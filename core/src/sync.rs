@@ -57,6 +57,7 @@ mod counted {
         fetch_and(value: u64, order: Ordering) -> u64;
         fetch_or(value: u64, order: Ordering) -> u64;
         compare_exchange(old: u64, new: u64, done: Ordering, not: Ordering) -> Result<u64, u64>;
+        compare_exchange_weak(old: u64, new: u64, done: Ordering, not: Ordering) -> Result<u64, u64>;
     }
 
     impl Word {
@@ -79,6 +80,10 @@ mod counted {
         }
     }
 }
+
+/// How often a change of one word is tried where nobody may wait. Others who change the same word
+/// at the same time cost a try each.
+pub(crate) const TRIES: usize = 64;
 
 /// A spin lock. Taken only through [`host::locked`](crate::host::locked), which brackets it.
 #[derive(Debug, Default)]

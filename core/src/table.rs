@@ -22,7 +22,7 @@ use pinfold_arch::{AddrRange, PageShift, PhysAddr, VirtAddr};
 use crate::error::ErrorKind;
 use crate::host::Step;
 use crate::request::{AccountId, HolderId, PinRequest};
-use crate::sync::{Ordering, Word};
+use crate::sync::{Ordering, TRIES, Word, fence};
 
 pub(crate) mod fill;
 pub mod layout;
@@ -117,7 +117,7 @@ impl<'m> PinTable<'m> {
             return Err(TableError::NoSpace { need: Header::WORDS + 1 });
         }
         let table = Self { words };
-        table.set(Header::STATE, State::Empty as u64);
+        table.settle(State::Empty);
         table.set(Header::VERSION, layout::VERSION);
         table.set(Header::MAGIC, layout::MAGIC);
         Ok(table)
@@ -133,6 +133,13 @@ impl<'m> PinTable<'m> {
             && table.get(Header::MAGIC) == layout::MAGIC
             && table.get(Header::VERSION) == layout::VERSION;
         if known { Ok(table) } else { Err(TableError::NotATable) }
+    }
+
+    /// The table in these words, unchecked: for callers that know that there is one, or that ask
+    /// afterwards whether there was.
+    #[inline(always)]
+    pub(crate) const fn at(words: &'m [Word]) -> Self {
+        Self { words }
     }
 
     /// Words that a table for `range` takes if every block is one page of size `granule` (the
@@ -158,10 +165,23 @@ impl<'m> PinTable<'m> {
 
     /// Moves from one state to another; `false` if it is in a third.
     fn transition(&self, from: State, to: State) -> bool {
-        self.words.get(Header::STATE).is_some_and(|word| {
-            word.compare_exchange(from as u64, to as u64, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        })
+        let Some(word) = self.words.get(Header::STATE) else { return false };
+        let raw = word.load(Ordering::Relaxed);
+        let taken = State::from_word(raw) == from
+            && word
+                .compare_exchange(raw, to.after(raw), Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if taken {
+            // Whoever reads a word that is written from here on, sees at its second look at the
+            // state that the table left the one before.
+            fence(Ordering::Release);
+        }
+        taken
+    }
+
+    /// Moves to a state, from one that nobody else moves it from.
+    fn settle(&self, to: State) {
+        self.set(Header::STATE, to.after(self.get(Header::STATE)));
     }
 
     fn geometry(&self) -> Option<Geometry> {
@@ -206,9 +226,9 @@ impl<'m> PinTable<'m> {
 
     /// The physical address of the byte at `va`.
     ///
-    /// The page stays pinned at least as long as the table stays live; that nobody unpins the
-    /// table between this call and the use of the address is the caller's to see to. A look-up
-    /// that overlaps an unpin and a new pin in the same words may answer for the wrong range.
+    /// It was right at some instant within the call: the table was live then, and not filled anew
+    /// meanwhile. The page stays pinned at least as long as the table stays live; that nobody unpins
+    /// the table between this call and the use of the address is the caller's to see to.
     ///
     /// # Context
     /// Any: no lock, no allocation, no host call; at most three entries are read.
@@ -217,27 +237,35 @@ impl<'m> PinTable<'m> {
     /// [`TooHard`] if the table is not live or the address is not in it.
     #[inline]
     pub fn lookup(&self, va: VirtAddr) -> Result<PhysAddr, TooHard> {
-        let (slot, first, base) = self.find(va).ok_or(TooHard)?;
+        let state = self.words.get(Header::STATE).ok_or(TooHard)?;
+        let before = state.load(Ordering::Acquire);
+        if State::from_word(before) != State::Live {
+            return Err(TooHard);
+        }
+        let geometry = self.geometry().ok_or(TooHard)?;
+        let found = self.address_in(&geometry, va)?;
+        fence(Ordering::Acquire);
+        if state.load(Ordering::Relaxed) == before { Ok(found) } else { Err(TooHard) }
+    }
+
+    /// What the entry for `va` says, whatever the state; for callers that know the geometry and
+    /// that it still holds.
+    #[inline(always)]
+    pub(crate) fn address_in(
+        &self,
+        geometry: &Geometry,
+        va: VirtAddr,
+    ) -> Result<PhysAddr, TooHard> {
+        let base = u32::from(geometry.base.raw());
+        let (node, at) = self.descend(geometry, va.raw().wrapping_shr(base)).ok_or(TooHard)?;
+        let slot = node.word(at).map_or(Slot::Vacant, |at| Slot::decode(self.get(at)));
         let Slot::Address { addr, .. } = slot else { return Err(TooHard) };
-        let offset = va.raw().checked_sub(first << base.raw()).ok_or(TooHard)?;
+        let offset = va.raw().wrapping_sub(node.first_page(at).wrapping_shl(base));
         addr.checked_add(offset).ok_or(TooHard)
     }
 
-    /// The entry that holds `va` in a live table, and the first page it stands for.
-    #[inline]
-    fn find(&self, va: VirtAddr) -> Option<(Slot, u64, PageShift)> {
-        if self.state() != State::Live {
-            return None;
-        }
-        let geometry = self.geometry()?;
-        let page = va.raw() >> geometry.base.raw();
-        let (node, at) = self.descend(&geometry, page)?;
-        let slot = Slot::decode(self.get(node.word(at)?));
-        Some((slot, node.first_page(at), geometry.base))
-    }
-
     /// The lowest node that holds the page, and the page's entry in it.
-    #[inline]
+    #[inline(always)]
     fn descend(&self, geometry: &Geometry, page: u64) -> Option<(Node, u64)> {
         let mut node = geometry.root();
         for _ in 0..layout::LEVELS {
@@ -256,22 +284,39 @@ impl<'m> PinTable<'m> {
     /// Any. The caller holds what keeps the table live.
     ///
     /// # Errors
-    /// [`TooHard`] if the table is not live or the address is not in it.
+    /// [`TooHard`] if the table is not live or the address is not in it, or others changed the same
+    /// entry at every try.
     pub fn mark_dirty(&self, va: VirtAddr) -> Result<(), TooHard> {
         if self.state() != State::Live {
             return Err(TooHard);
         }
-        let geometry = self.geometry().ok_or(TooHard)?;
-        let page = va.raw() >> geometry.base.raw();
-        let (node, at) = self.descend(&geometry, page).ok_or(TooHard)?;
+        self.mark_dirty_in(&self.geometry().ok_or(TooHard)?, va)
+    }
+
+    /// Marks the entry for `va`, whatever the state.
+    ///
+    /// An address word becomes something else only after the table left the live state, which the
+    /// caller prevents; so the mark lands on an address. It is seen by whoever closes the table after
+    /// the caller has let go of what keeps it live.
+    #[inline(always)]
+    pub(crate) fn mark_dirty_in(&self, geometry: &Geometry, va: VirtAddr) -> Result<(), TooHard> {
+        let page = va.raw().wrapping_shr(u32::from(geometry.base.raw()));
+        let (node, at) = self.descend(geometry, page).ok_or(TooHard)?;
         let word = node.word(at).and_then(|at| self.words.get(at)).ok_or(TooHard)?;
-        if !matches!(Slot::decode(word.load(Ordering::Acquire)), Slot::Address { .. }) {
-            return Err(TooHard);
+        let mut raw = word.load(Ordering::Relaxed);
+        for _ in 0..TRIES {
+            match Slot::decode(raw) {
+                Slot::Address { dirty: true, .. } => return Ok(()),
+                Slot::Address { .. } => {}
+                _ => return Err(TooHard),
+            }
+            let marked = raw | slot::DIRTY;
+            match word.compare_exchange_weak(raw, marked, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => raw = now,
+            }
         }
-        // An address word becomes something else only after the table left the live state, which
-        // the caller prevents; so the mark lands on an address.
-        word.fetch_or(slot::DIRTY, Ordering::AcqRel);
-        Ok(())
+        Err(TooHard)
     }
 
     /// The pinned memory as runs of consecutive frames, in order of virtual address. Empty unless
@@ -317,7 +362,7 @@ impl<'m> PinTable<'m> {
 
     /// Opens a filled and converted table to readers, by one store.
     pub(crate) fn publish(&self) {
-        self.set(Header::STATE, State::Live as u64);
+        self.settle(State::Live);
     }
 
     /// Closes a live table to readers, to give its pins back.
@@ -335,7 +380,7 @@ impl<'m> PinTable<'m> {
         // what it holds now.
         let geometry = self.kept_by(keeper);
         if geometry.is_err() {
-            self.set(Header::STATE, State::Live as u64);
+            self.settle(State::Live);
         }
         geometry
     }
@@ -358,6 +403,6 @@ impl<'m> PinTable<'m> {
     pub(crate) fn reset(&self) {
         self.set(Header::USED, Header::WORDS as u64);
         self.set(Header::PAGES, 0);
-        self.set(Header::STATE, State::Empty as u64);
+        self.settle(State::Empty);
     }
 }

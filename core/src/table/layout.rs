@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | magic, `PINFOLDT`; in a table of the other byte order it reads reversed |
 //! | 1 | version |
-//! | 2 | state |
+//! | 2 | bits 0..8: state; bits 8..64: how often it was filled, so that a reader notices that it reads another filling |
 //! | 3 | first page of the range: its virtual address divided by the page size |
 //! | 4 | pages in the range |
 //! | 5 | bits 0..8: base page shift; bits 8..16: order of the root's blocks |
@@ -22,7 +22,7 @@ use pinfold_arch::addr::index;
 use pinfold_arch::{AddrRange, Order, PageCount, PageShift, VirtAddr};
 
 /// Version of this layout.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PINFOLDT");
 
@@ -64,13 +64,20 @@ pub(super) enum State {
 }
 
 impl State {
+    #[inline]
     pub(super) fn from_word(raw: u64) -> Self {
-        match raw {
+        match raw & 0xff {
             1 => Self::Filling,
             2 => Self::Live,
             3 => Self::Draining,
             _ => Self::Empty,
         }
+    }
+
+    /// The word of this state where the word was `raw` before: each filling has its number.
+    pub(super) fn after(self, raw: u64) -> u64 {
+        let number = if self == Self::Filling { (raw >> 8).wrapping_add(1) } else { raw >> 8 };
+        number << 8 | self as u64
     }
 }
 
@@ -86,7 +93,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    pub(super) fn of(range: &AddrRange) -> Self {
+    pub(crate) fn of(range: &AddrRange) -> Self {
         let pages = range.pages().raw();
         let start = range.start().raw() >> range.base().raw();
         let root_order = match pages {
@@ -95,6 +102,24 @@ impl Geometry {
             _ => COARSE,
         };
         Self { start, end: start + pages, base: range.base(), root_order }
+    }
+
+    /// The geometry with these values, which came from one. Nothing is checked: reads by a geometry
+    /// that is none find other words of the table, or no words.
+    #[inline(always)]
+    pub(crate) const fn known(start: u64, end: u64, base: PageShift, root_order: u8) -> Self {
+        Self { start, end, base, root_order }
+    }
+
+    /// First page.
+    #[inline(always)]
+    pub(crate) const fn first_page(&self) -> u64 {
+        self.start
+    }
+
+    /// Order of the root's blocks.
+    pub(crate) const fn root_order(&self) -> u8 {
+        self.root_order
     }
 
     pub(super) fn read(get: impl Fn(usize) -> u64) -> Option<Self> {
@@ -136,6 +161,13 @@ impl Geometry {
     }
 }
 
+/// The number of the block of `order` that holds a page. Below, real-mode reads come through: nothing
+/// may panic, not even where sums and shifts are checked.
+#[inline]
+const fn block(page: u64, order: u8) -> u64 {
+    page.wrapping_shr(order as u32)
+}
+
 /// A node: the pages of the range that it stands for, cut into naturally aligned blocks. The first
 /// and the last block may be cut by the range's ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,7 +186,7 @@ impl Node {
         if self.end <= self.first {
             return 0;
         }
-        ((self.end - 1) >> self.order) - (self.first >> self.order) + 1
+        block(self.end - 1, self.order) - block(self.first, self.order) + 1
     }
 
     /// The entry that holds a page.
@@ -163,19 +195,25 @@ impl Node {
         if page < self.first || page >= self.end {
             return None;
         }
-        Some((page >> self.order) - (self.first >> self.order))
+        Some(block(page, self.order).wrapping_sub(block(self.first, self.order)))
     }
 
     /// The first page that an entry stands for.
     #[inline]
     pub(super) fn first_page(&self, at: u64) -> u64 {
-        (((self.first >> self.order) + at) << self.order).max(self.first)
+        self.border(at).max(self.first)
     }
 
     /// One past the last page that an entry stands for.
     #[inline]
     pub(super) fn end_page(&self, at: u64) -> u64 {
-        (((self.first >> self.order) + at + 1) << self.order).min(self.end)
+        self.border(at.wrapping_add(1)).min(self.end)
+    }
+
+    /// Where an entry's block begins.
+    #[inline]
+    fn border(&self, at: u64) -> u64 {
+        block(self.first, self.order).wrapping_add(at).wrapping_shl(u32::from(self.order))
     }
 
     /// The word of an entry.

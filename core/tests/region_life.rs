@@ -1,0 +1,87 @@
+//! A region's life: registering, sharing, mapping, removing, and what is refused.
+
+use pinfold::host::{Host, NoAccount, NoTrace, SpaceId, SpinWait};
+use pinfold::region::{InSpace, RegionError, Unregistered};
+use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
+use pinfold::sync::Word;
+use pinfold::table::{Run, TooHard};
+use pinfold::*;
+
+const BASE: PageShift = PageShift::SIZE_4K;
+
+struct Fixed;
+impl PinSource for Fixed {
+    fn base(&self) -> PageShift {
+        BASE
+    }
+    fn pin(
+        &self,
+        _: SpaceId,
+        part: AddrRange,
+        _: &PinRequest,
+        runs: &mut RunSink<'_>,
+    ) -> Result<(), SourceError> {
+        runs.push(Pfn::new(part.start().raw() >> 12), part.pages())
+    }
+    fn unpin(&self, _: Run) {}
+}
+struct Plain;
+impl Host for Plain {
+    type Wait = SpinWait;
+    type Account = NoAccount;
+    type Trace = NoTrace;
+    fn wait(&self) -> &SpinWait {
+        &SpinWait
+    }
+    fn account(&self) -> &NoAccount {
+        &NoAccount
+    }
+    fn trace(&self) -> &NoTrace {
+        &NoTrace
+    }
+}
+
+fn range(first: u64, pages: u64) -> AddrRange {
+    AddrRange::new(VirtAddr::new(first << 12), PageCount::new(pages), BASE).unwrap()
+}
+
+fn words(n: usize) -> Vec<Word> {
+    (0..n).map(|_| Word::new(0)).collect()
+}
+
+#[test]
+fn four_thousand_one_page_regions_in_one_chunk() {
+    const REGIONS: usize = 4096;
+    let window = range(0, 1 << 24);
+    let own_words = Registry::words_for(&window, 16).unwrap() + REGIONS * 8 + 520 * 40;
+    let memory = words(own_words + REGIONS * 10);
+    let (own, tables) = memory.split_at(own_words);
+    let registry =
+        Registry::new(Areas::new(&[&memory]).unwrap(), own, &window, REGIONS as u32).unwrap();
+    let pins = HostPins::new(Plain, Fixed);
+    let pinner = InSpace { pins: &pins, space: SpaceId(1) };
+    let mut regions = Vec::new();
+    for (at, table) in tables.chunks(10).enumerate() {
+        let request = PinRequest::longterm(range(0x1000 + at as u64 * 2, 1), Access::WRITE);
+        regions.push(registry.register(&pinner, &request, table).unwrap().region);
+    }
+    let realmode = registry.realmode();
+    for (at, region) in regions.iter().enumerate() {
+        let va = VirtAddr::new((0x1000 + at as u64 * 2) << 12 | 5);
+        assert_eq!(realmode.lookup(va, 100), Ok(*region));
+        assert_eq!(realmode.translate(*region, va, BASE), Ok(PhysAddr::new(va.raw())));
+        assert_eq!(realmode.lookup(va, 4096), Err(TooHard));
+        assert_eq!(realmode.lookup(VirtAddr::new(va.raw() + 4096), 1), Err(TooHard));
+    }
+    for region in &regions {
+        let gone = registry.unregister(&pinner, *region, Dirtied::No).unwrap();
+        assert!(matches!(gone, Unregistered::Gone(Some(_))));
+        let again = registry.unregister(&pinner, *region, Dirtied::No);
+        assert_eq!(again, Err(RegionError::NotFound));
+    }
+    let grace = registry.retired(&SpinWait);
+    let mut given = 0;
+    registry.reclaim(&SpinWait, grace, |table| given += table.len());
+    assert_eq!(given, REGIONS * 10);
+    assert!(registry.is_empty(&SpinWait));
+}
