@@ -46,12 +46,11 @@ use pinfold_arch::addr::index;
 use pinfold_arch::{PageShift, PhysAddr, VirtAddr};
 
 use crate::sync::{Ordering, TRIES, Word, fence};
-use crate::table::layout::Geometry;
-use crate::table::{PinTable, TooHard};
+use crate::table::{Form, PinTable, TooHard};
 
 pub mod layout;
 
-use layout::{DIRECTORY_LEVELS, Entry, Field, Life, NODE_HEAD, Record, Shape, Window};
+use layout::{Entry, Field, Life, NODE_ENTRIES, NODE_ORDER, RECORD_WORDS, Record, Shape, Window};
 
 /// How many areas may be declared.
 pub const AREAS: usize = 4;
@@ -135,8 +134,8 @@ pub struct RegionId(u64);
 
 impl RegionId {
     #[inline(always)]
-    pub(crate) const fn new(index: u32, generation: u32) -> Self {
-        Self((generation as u64) << 32 | index as u64)
+    pub(crate) const fn new(number: u64, life: Life) -> Self {
+        Self(life.with_mapped(0).0 | number)
     }
 
     /// The name with this value, which [`raw`](Self::raw) gave.
@@ -151,14 +150,16 @@ impl RegionId {
         self.0
     }
 
+    /// The number of its record.
     #[inline(always)]
-    pub(crate) const fn index(self) -> u64 {
-        self.0 & 0xffff_ffff
+    pub(crate) const fn number(self) -> u64 {
+        self.0 & Life::MOST
     }
 
+    /// The generation of its record, with any count.
     #[inline(always)]
-    pub(crate) const fn generation(self) -> u64 {
-        self.0.wrapping_shr(32)
+    pub(crate) const fn life(self) -> Life {
+        Life(self.0)
     }
 }
 
@@ -166,10 +167,17 @@ impl RegionId {
 /// made by [`Registry::realmode`](crate::region::Registry::realmode).
 #[derive(Clone, Copy, Debug)]
 pub struct RealMode<'m> {
+    /// The directory's root.
+    root: &'m [Word],
+    /// The number of the block that the root's first entry stands for.
+    first_block: u64,
+    /// The size of the root's blocks in bytes, as a power of two.
+    root_shift: u8,
     /// From the registry's first word to the end of its area.
     words: &'m [Word],
-    window: Window,
+    records: &'m [[Word; RECORD_WORDS]],
     areas: Areas<'m>,
+    window: Window,
 }
 
 impl<'m> RealMode<'m> {
@@ -182,7 +190,9 @@ impl<'m> RealMode<'m> {
     pub fn open(areas: Areas<'m>, words: &[Word]) -> Result<Self, TooHard> {
         let words = areas.place(words).and_then(|place| areas.from(place)).ok_or(TooHard)?;
         let window = Window::read(words).ok_or(TooHard)?;
-        Ok(Self { words, window, areas })
+        let (records, root) = window.parts(words).ok_or(TooHard)?;
+        let (first_block, root_shift) = (window.first_block(), window.root_shift());
+        Ok(Self { root, first_block, root_shift, words, records, areas, window })
     }
 
     pub(crate) const fn words(&self) -> &'m [Word] {
@@ -197,32 +207,44 @@ impl<'m> RealMode<'m> {
         &self.areas
     }
 
-    /// The record of this number, of which there are [`Window::records`].
+    /// The record of this number.
     #[inline(always)]
     pub(crate) fn record(&self, number: u64) -> Option<Record<'m>> {
-        Record::of(self.words, &self.window, number)
+        self.records.get(index(number)).map(Record)
     }
 
-    /// The record that the directory names for a page. It may be of a region elsewhere in the same
-    /// block, or of none.
+    /// The entry of the root for an address.
     #[inline(always)]
-    fn named_for(&self, page: u64) -> Option<u64> {
-        let mut order = self.window.order;
-        let mut at = self.window.root_entry(page)?;
-        for _ in 0..=DIRECTORY_LEVELS {
-            let word = self.words.get(index(at))?;
+    pub(crate) fn root_entry(&self, va: VirtAddr) -> Option<&'m Word> {
+        let block = va.raw().wrapping_shr(u32::from(self.root_shift));
+        self.root.get(index(block.wrapping_sub(self.first_block)))
+    }
+
+    /// The entry for an address in a node: the entries begin at `offset`, and stand for blocks of
+    /// `1 << shift` bytes.
+    #[inline(always)]
+    pub(crate) fn node_entry(&self, offset: u64, va: VirtAddr, shift: u8) -> Option<&'m Word> {
+        let entry = va.raw().wrapping_shr(u32::from(shift)) & NODE_ENTRIES.wrapping_sub(1);
+        self.words.get(index(offset.wrapping_add(entry)))
+    }
+
+    /// The record that the directory names for an address. It may be of a region elsewhere in the
+    /// same block, or of none.
+    #[inline(always)]
+    fn named_for(&self, va: VirtAddr) -> Option<u64> {
+        let mut shift = self.root_shift;
+        let mut word = self.root_entry(va)?;
+        // As often as there are levels, and never more than a shift of 64 bits can fall.
+        loop {
             match Entry::decode(word.load(Ordering::Acquire)) {
                 Entry::Empty => return None,
                 Entry::Record(number) => return Some(number),
                 Entry::Node(offset) => {
-                    order = order.wrapping_sub(layout::NODE_ORDER);
-                    at = offset
-                        .wrapping_add(NODE_HEAD)
-                        .wrapping_add(layout::entry_in_node(page, order));
+                    shift = shift.checked_sub(NODE_ORDER)?;
+                    word = self.node_entry(offset, va, shift)?;
                 }
             }
         }
-        None
     }
 
     /// The registered region that holds all of `bytes` bytes from `va` on.
@@ -236,22 +258,16 @@ impl<'m> RealMode<'m> {
     #[inline(never)]
     #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".text.realmode"))]
     pub fn lookup(&self, va: VirtAddr, bytes: u64) -> Result<RegionId, TooHard> {
-        let others = bytes.checked_sub(1).ok_or(TooHard)?;
-        let last = va.raw().checked_add(others).ok_or(TooHard)?;
-        let base = u32::from(self.window.base.raw());
-        let (first, last) = (va.raw().wrapping_shr(base), last.wrapping_shr(base));
-        let number = self.named_for(first).ok_or(TooHard)?;
+        let number = self.named_for(va).ok_or(TooHard)?;
         let record = self.record(number).ok_or(TooHard)?;
         let life = Life(record.load(Field::STATE, Ordering::Acquire));
-        let start = record.load(Field::START, Ordering::Relaxed);
-        let pages = record.load(Field::PAGES, Ordering::Relaxed);
-        let inside = first.wrapping_sub(start) < pages && last.wrapping_sub(start) < pages;
-        if life.mapped() == 0 || !inside {
+        let (_, left) = record.offset_of(va)?;
+        // No bytes at all become the largest number, and are too many.
+        if life.mapped() == 0 || bytes.wrapping_sub(1) > left {
             return Err(TooHard);
         }
-        record.still(life.generation())?;
-        #[expect(clippy::cast_possible_truncation, reason = "a record has a number of 32 bits")]
-        Ok(RegionId::new(number as u32, life.generation() as u32))
+        record.still(life)?;
+        Ok(RegionId::new(number, life))
     }
 
     /// The host physical address of the byte at `va`, an address in the region, for an IOMMU page
@@ -272,19 +288,19 @@ impl<'m> RealMode<'m> {
         va: VirtAddr,
         shift: PageShift,
     ) -> Result<PhysAddr, TooHard> {
-        let (record, shape, geometry) = self.inside(region, va, 1)?;
+        let record = self.held(region, 1)?;
+        let (offset, _) = record.offset_of(va)?;
+        let shape = Shape(record.load(Field::SHAPE, Ordering::Relaxed));
         if shift > shape.usable() {
             return Err(TooHard);
         }
         let place = record.load(Field::PLACE, Ordering::Relaxed);
         let found = if shape.is_device() {
-            let base = u32::from(self.window.base.raw());
-            let offset = va.raw().wrapping_sub(geometry.first_page().wrapping_shl(base));
             PhysAddr::new(place).checked_add(offset).ok_or(TooHard)?
         } else {
-            self.table(place)?.address_in(&geometry, va)?
+            self.table(place)?.address_in(self.form(&record, shape), va)?
         };
-        record.still(region.generation())?;
+        record.still(region.life())?;
         Ok(found)
     }
 
@@ -336,38 +352,32 @@ impl<'m> RealMode<'m> {
     #[inline(never)]
     #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".text.realmode"))]
     pub fn mark_dirty(&self, region: RegionId, va: VirtAddr) -> Result<(), TooHard> {
-        let (record, shape, geometry) = self.inside(region, va, 2)?;
+        let record = self.held(region, 2)?;
+        record.offset_of(va)?;
+        let shape = Shape(record.load(Field::SHAPE, Ordering::Relaxed));
         if shape.is_device() {
             return Ok(());
         }
         let place = record.load(Field::PLACE, Ordering::Relaxed);
-        self.table(place)?.mark_dirty_in(&geometry, va)
+        self.table(place)?.mark_dirty_in(self.form(&record, shape), va)
     }
 
-    /// The record of a region with at least `mapped` in its count, what it says of the region's
-    /// form, and the geometry of its table, whose range holds `va`.
+    /// The record of a region with at least `mapped` in its count.
     #[inline(always)]
-    fn inside(
-        &self,
-        region: RegionId,
-        va: VirtAddr,
-        mapped: u64,
-    ) -> Result<(Record<'m>, Shape, Geometry), TooHard> {
-        let record = self.record(region.index()).ok_or(TooHard)?;
+    fn held(&self, region: RegionId, mapped: u64) -> Result<Record<'m>, TooHard> {
+        let record = self.record(region.number()).ok_or(TooHard)?;
         let life = Life(record.load(Field::STATE, Ordering::Acquire));
-        if life.generation() != region.generation() || life.mapped() < mapped {
-            return Err(TooHard);
-        }
-        let start = record.load(Field::START, Ordering::Relaxed);
-        let pages = record.load(Field::PAGES, Ordering::Relaxed);
-        let shape = Shape(record.load(Field::SHAPE, Ordering::Relaxed));
+        let held = life.same(region.life()) && life.mapped() >= mapped;
+        if held { Ok(record) } else { Err(TooHard) }
+    }
+
+    /// What it takes to find an entry of a region's table.
+    #[inline(always)]
+    fn form(&self, record: &Record<'_>, shape: Shape) -> Form {
         let base = self.window.base;
-        let page = va.raw().wrapping_shr(u32::from(base.raw()));
-        if page.wrapping_sub(start) >= pages {
-            return Err(TooHard);
-        }
-        let end = start.wrapping_add(pages);
-        Ok((record, shape, Geometry::known(start, end, base, shape.root_order())))
+        let start =
+            record.load(Field::START, Ordering::Relaxed).wrapping_shr(u32::from(base.raw()));
+        Form { start, base, root_order: shape.root_order() }
     }
 
     /// The pin table at a place.
@@ -379,11 +389,11 @@ impl<'m> RealMode<'m> {
     /// Changes the mapped count of a region to what `next` makes of it, unless that is `None`.
     #[inline(always)]
     fn count(&self, region: RegionId, next: impl Fn(u64) -> Option<u64>) -> Result<(), TooHard> {
-        let record = self.record(region.index()).ok_or(TooHard)?;
+        let record = self.record(region.number()).ok_or(TooHard)?;
         let state = record.word(Field::STATE);
         let mut life = Life(state.load(Ordering::Relaxed));
         for _ in 0..TRIES {
-            if life.generation() != region.generation() {
+            if !life.same(region.life()) {
                 return Err(TooHard);
             }
             let mapped = next(life.mapped()).ok_or(TooHard)?;
@@ -400,13 +410,22 @@ impl<'m> RealMode<'m> {
 }
 
 impl Record<'_> {
-    /// Whether the region that was read is still the one of this generation, and not going: what
-    /// was read before belongs to it then.
+    /// The offset of an address in the region, and how many bytes follow it there.
     #[inline(always)]
-    fn still(&self, generation: u64) -> Result<(), TooHard> {
+    fn offset_of(&self, va: VirtAddr) -> Result<(u64, u64), TooHard> {
+        let start = self.load(Field::START, Ordering::Relaxed);
+        let last = self.load(Field::LAST, Ordering::Relaxed);
+        // An address in front of the region becomes an offset behind it.
+        let offset = va.raw().wrapping_sub(start);
+        last.checked_sub(offset).map(|left| (offset, left)).ok_or(TooHard)
+    }
+
+    /// Whether what was read belongs to the region of this generation: its words are used for nothing
+    /// else before the generation has changed. That the region was there was seen at the first look.
+    #[inline(always)]
+    fn still(&self, life: Life) -> Result<(), TooHard> {
         fence(Ordering::Acquire);
-        let life = Life(self.load(Field::STATE, Ordering::Relaxed));
-        let same = life.generation() == generation && life.mapped() != 0;
-        if same { Ok(()) } else { Err(TooHard) }
+        let now = Life(self.load(Field::STATE, Ordering::Relaxed));
+        if now.same(life) { Ok(()) } else { Err(TooHard) }
     }
 }

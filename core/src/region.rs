@@ -30,9 +30,11 @@ use crate::request::PinRequest;
 use crate::source::{HostPins, PinSource};
 use crate::table::{PinTable, TableError};
 
+mod claim;
 mod directory;
 mod memory;
 mod registry;
+mod steps;
 
 pub use registry::{Grace, Registry};
 

@@ -29,7 +29,7 @@ pub mod layout;
 pub mod runs;
 pub mod slot;
 
-use layout::{Geometry, Header, Node, State};
+use layout::{Geometry, Header, State};
 pub use runs::{Run, Runs};
 use slot::Slot;
 
@@ -85,6 +85,16 @@ pub(crate) enum Keeper {
     Frames = 0,
     /// The host's own pin call.
     Host = 1,
+}
+
+/// What it takes to find the entry for an address.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    /// First page.
+    pub(crate) start: u64,
+    pub(crate) base: PageShift,
+    /// Order of the root's blocks.
+    pub(crate) root_order: u8,
 }
 
 /// A pin table over the caller's words.
@@ -242,40 +252,51 @@ impl<'m> PinTable<'m> {
         if State::from_word(before) != State::Live {
             return Err(TooHard);
         }
-        let geometry = self.geometry().ok_or(TooHard)?;
-        let found = self.address_in(&geometry, va)?;
+        let found = self.address_in(self.form_at(va)?, va)?;
         fence(Ordering::Acquire);
         if state.load(Ordering::Relaxed) == before { Ok(found) } else { Err(TooHard) }
     }
 
-    /// What the entry for `va` says, whatever the state; for callers that know the geometry and
-    /// that it still holds.
-    #[inline(always)]
-    pub(crate) fn address_in(
-        &self,
-        geometry: &Geometry,
-        va: VirtAddr,
-    ) -> Result<PhysAddr, TooHard> {
-        let base = u32::from(geometry.base.raw());
-        let (node, at) = self.descend(geometry, va.raw().wrapping_shr(base)).ok_or(TooHard)?;
-        let slot = node.word(at).map_or(Slot::Vacant, |at| Slot::decode(self.get(at)));
-        let Slot::Address { addr, .. } = slot else { return Err(TooHard) };
-        let offset = va.raw().wrapping_sub(node.first_page(at).wrapping_shl(base));
-        addr.checked_add(offset).ok_or(TooHard)
+    /// The form of the table, if its range holds `va`.
+    #[inline]
+    fn form_at(&self, va: VirtAddr) -> Result<Form, TooHard> {
+        let geometry = self.geometry().ok_or(TooHard)?;
+        let page = va.raw() >> geometry.base.raw();
+        let inside = geometry.start <= page && page < geometry.end;
+        if inside { Ok(geometry.form()) } else { Err(TooHard) }
     }
 
-    /// The lowest node that holds the page, and the page's entry in it.
+    /// What the entry for `va` says, whatever the state. For callers that know the form and that it
+    /// still holds, and that `va` lies in the range.
     #[inline(always)]
-    fn descend(&self, geometry: &Geometry, page: u64) -> Option<(Node, u64)> {
-        let mut node = geometry.root();
-        for _ in 0..layout::LEVELS {
-            let at = node.index_of(page)?;
-            match Slot::decode(self.get(node.word(at)?)) {
-                Slot::Link { offset, order } => node = node.child(at, offset, order)?,
-                _ => return Some((node, at)),
+    pub(crate) fn address_in(&self, form: Form, va: VirtAddr) -> Result<PhysAddr, TooHard> {
+        let base = u32::from(form.base.raw());
+        let page = va.raw().wrapping_shr(base);
+        let (_, raw, order) = self.entry(form, page).ok_or(TooHard)?;
+        let Slot::Address { addr, .. } = Slot::decode(raw) else { return Err(TooHard) };
+        // The first block may be cut by the start of the range.
+        let first = layout::block(page, order).wrapping_shl(u32::from(order)).max(form.start);
+        addr.checked_add(va.raw().wrapping_sub(first.wrapping_shl(base))).ok_or(TooHard)
+    }
+
+    /// The entry for a page of the range: its word, what that says, and the order of its block.
+    #[inline(always)]
+    fn entry(&self, form: Form, page: u64) -> Option<(&'m Word, u64, u8)> {
+        let mut order = form.root_order;
+        let mut origin = (Header::WORDS as u64).wrapping_sub(layout::block(form.start, order));
+        // Three nodes at most.
+        loop {
+            let at = origin.wrapping_add(layout::block(page, order));
+            let word = self.words.get(index(at))?;
+            let raw = word.load(Ordering::Acquire);
+            let Slot::Link { origin: child, order: finer } = Slot::decode(raw) else {
+                return Some((word, raw, order));
+            };
+            if !layout::is_below(finer.raw(), order) {
+                return None;
             }
+            (order, origin) = (finer.raw(), child);
         }
-        None
     }
 
     /// Records that the device wrote to the page at `va`: it reaches the folio before the unpin.
@@ -290,7 +311,7 @@ impl<'m> PinTable<'m> {
         if self.state() != State::Live {
             return Err(TooHard);
         }
-        self.mark_dirty_in(&self.geometry().ok_or(TooHard)?, va)
+        self.mark_dirty_in(self.form_at(va)?, va)
     }
 
     /// Marks the entry for `va`, whatever the state.
@@ -299,11 +320,9 @@ impl<'m> PinTable<'m> {
     /// caller prevents; so the mark lands on an address. It is seen by whoever closes the table after
     /// the caller has let go of what keeps it live.
     #[inline(always)]
-    pub(crate) fn mark_dirty_in(&self, geometry: &Geometry, va: VirtAddr) -> Result<(), TooHard> {
-        let page = va.raw().wrapping_shr(u32::from(geometry.base.raw()));
-        let (node, at) = self.descend(geometry, page).ok_or(TooHard)?;
-        let word = node.word(at).and_then(|at| self.words.get(at)).ok_or(TooHard)?;
-        let mut raw = word.load(Ordering::Relaxed);
+    pub(crate) fn mark_dirty_in(&self, form: Form, va: VirtAddr) -> Result<(), TooHard> {
+        let page = va.raw().wrapping_shr(u32::from(form.base.raw()));
+        let (word, mut raw, _) = self.entry(form, page).ok_or(TooHard)?;
         for _ in 0..TRIES {
             match Slot::decode(raw) {
                 Slot::Address { dirty: true, .. } => return Ok(()),

@@ -18,8 +18,8 @@
 //! | word | |
 //! |---|---|
 //! | 0 | bits 32..64: generation; bits 0..32: mapped: 0 while the region is not there, 1 while nothing of it is mapped, else one more than there are mapped references |
-//! | 1 | first page |
-//! | 2 | pages |
+//! | 1 | first address |
+//! | 2 | last address, less the first |
 //! | 3 | bits 0..8: order of the blocks of the table's root; bits 8..16: the largest IOMMU page as a shift; bit 16: device memory |
 //! | 4 | where the pin table stands, in words through all areas; for device memory its physical address |
 //! | 5 | words of the pin table |
@@ -27,9 +27,9 @@
 //! | 7 | the next record of the list that it is in |
 //!
 //! An entry of the directory is zero, or bits 0..2 say what bits 8..64 are: 1: the number of the only
-//! record whose region touches the block; 2: the offset of the node, in words, that has 512 entries
-//! for the blocks of the next smaller size. A node has eight words in front of its entries; the
-//! first is the next node of the list that it is in, the second when it was retired.
+//! record whose region touches the block; 2: the offset, in words, of the 512 entries of a node for
+//! the blocks of the next smaller size. In front of a node's entries stand eight words: the first
+//! is the next node of the list that it is in, the second when it was retired.
 
 use pinfold_arch::addr::index;
 use pinfold_arch::{AddrRange, PageShift};
@@ -56,7 +56,7 @@ pub(crate) const DIRECTORY_LEVELS: usize = 3;
 const LARGEST_BLOCK: u8 = 3 * NODE_ORDER;
 
 /// Words of a record.
-const RECORD_WORDS: usize = 8;
+pub(crate) const RECORD_WORDS: usize = 8;
 
 /// Indices of the words in front of the records.
 struct Header;
@@ -119,6 +119,7 @@ impl Window {
         let last = window.start.checked_add(window.pages)?.checked_sub(1)?;
         let whole = base.raw() >= SMALLEST_PAGE
             && order <= LARGEST_BLOCK
+            && window.root_shift() < 64
             && window.records <= u64::from(u32::MAX)
             && last <= u64::MAX >> base.raw()
             && window.fixed_words()? <= words.len() as u64;
@@ -141,38 +142,45 @@ impl Window {
     }
 
     /// Where the directory's root begins.
-    #[inline(always)]
-    const fn root(&self) -> u64 {
+    fn root(&self) -> u64 {
         self.records.wrapping_mul(RECORD_WORDS as u64).wrapping_add(Header::WORDS as u64)
+    }
+
+    /// The number of the block that the root's first entry stands for.
+    pub(crate) fn first_block(&self) -> u64 {
+        self.start.wrapping_shr(u32::from(self.order))
+    }
+
+    /// The size of the root's blocks in bytes, as a power of two.
+    pub(crate) fn root_shift(&self) -> u8 {
+        self.base.raw().saturating_add(self.order)
     }
 
     /// Words in front of the nodes. `None` if that overflows.
     pub(crate) fn fixed_words(&self) -> Option<u64> {
         let last = self.start.checked_add(self.pages)?.checked_sub(1)?;
-        self.root_entry(last)?.checked_add(1)
+        let entries = last.wrapping_shr(u32::from(self.order)).checked_sub(self.first_block())?;
+        self.root().checked_add(entries)?.checked_add(1)
+    }
+
+    /// The records, and the directory's root.
+    pub(crate) fn parts<'m>(
+        &self,
+        words: &'m [Word],
+    ) -> Option<(&'m [[Word; RECORD_WORDS]], &'m [Word])> {
+        let fixed = words.get(..index(self.fixed_words()?))?;
+        let (front, root) = fixed.split_at_checked(index(self.root()))?;
+        Some((front.get(Header::WORDS..)?.as_chunks().0, root))
     }
 
     /// Whether all of these pages lie inside.
     pub(crate) fn holds(&self, first: u64, end: u64) -> bool {
         first >= self.start && end <= self.start.saturating_add(self.pages)
     }
-
-    /// The word of the root's entry for a page.
-    #[inline(always)]
-    pub(crate) fn root_entry(&self, page: u64) -> Option<u64> {
-        if page.wrapping_sub(self.start) >= self.pages {
-            return None;
-        }
-        let block = |page: u64| page.wrapping_shr(u32::from(self.order));
-        Some(self.root().wrapping_add(block(page).wrapping_sub(block(self.start))))
-    }
 }
 
-/// The number of a page's entry in a node whose blocks have this order.
-#[inline(always)]
-pub(crate) fn entry_in_node(page: u64, order: u8) -> u64 {
-    page.wrapping_shr(u32::from(order)) & NODE_ENTRIES.wrapping_sub(1)
-}
+const RECORD: u64 = 1;
+const NODE: u64 = 2;
 
 /// What an entry of the directory says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,7 +189,7 @@ pub(crate) enum Entry {
     Empty,
     /// One region does: the one of this record.
     Record(u64),
-    /// Several do: at this offset is the node that tells them apart.
+    /// Several do: at this offset begin the entries of the node that tells them apart.
     Node(u64),
 }
 
@@ -189,9 +197,9 @@ impl Entry {
     /// Reads a word. Total: a word that says nothing known is empty.
     #[inline(always)]
     pub(crate) fn decode(raw: u64) -> Self {
-        match raw & 3 {
-            1 => Self::Record(raw >> 8),
-            2 => Self::Node(raw >> 8),
+        match raw {
+            _ if raw & NODE != 0 => Self::Node(raw >> 8),
+            _ if raw & RECORD != 0 => Self::Record(raw >> 8),
             _ => Self::Empty,
         }
     }
@@ -200,8 +208,8 @@ impl Entry {
     pub(crate) fn encode(self) -> u64 {
         match self {
             Self::Empty => 0,
-            Self::Record(number) => number << 8 | 1,
-            Self::Node(offset) => offset << 8 | 2,
+            Self::Record(number) => number << 8 | RECORD,
+            Self::Node(offset) => offset << 8 | NODE,
         }
     }
 }
@@ -212,7 +220,7 @@ pub(crate) struct Field;
 impl Field {
     pub(crate) const STATE: usize = 0;
     pub(crate) const START: usize = 1;
-    pub(crate) const PAGES: usize = 2;
+    pub(crate) const LAST: usize = 2;
     pub(crate) const SHAPE: usize = 3;
     pub(crate) const PLACE: usize = 4;
     pub(crate) const LENGTH: usize = 5;
@@ -222,18 +230,9 @@ impl Field {
 
 /// The words of one record.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Record<'m>(&'m [Word; RECORD_WORDS]);
+pub(crate) struct Record<'m>(pub(crate) &'m [Word; RECORD_WORDS]);
 
 impl<'m> Record<'m> {
-    #[inline(always)]
-    pub(crate) fn of(words: &'m [Word], window: &Window, number: u64) -> Option<Self> {
-        if number >= window.records {
-            return None;
-        }
-        let at = index(number).wrapping_mul(RECORD_WORDS).wrapping_add(Header::WORDS);
-        words.get(at..)?.first_chunk().map(Self)
-    }
-
     #[inline(always)]
     pub(crate) fn word(&self, field: usize) -> &'m Word {
         // All fields are constants below eight.
@@ -255,12 +254,23 @@ impl<'m> Record<'m> {
 pub(crate) struct Life(pub(crate) u64);
 
 impl Life {
+    /// That of a record which was never used.
+    pub(crate) const FIRST: Self = Self(1 << 32);
     /// The largest count.
     pub(crate) const MOST: u64 = 0xffff_ffff;
 
+    /// The count of a record's next generation, while it is not there. `None` after the last one.
+    pub(crate) const fn next(self) -> Option<Self> {
+        match self.with_mapped(0).0.checked_add(1 << 32) {
+            Some(raw) => Some(Self(raw)),
+            None => None,
+        }
+    }
+
+    /// Whether it is of the same generation, whatever the counts.
     #[inline(always)]
-    pub(crate) const fn generation(self) -> u64 {
-        self.0.wrapping_shr(32)
+    pub(crate) const fn same(self, other: Self) -> bool {
+        (self.0 ^ other.0) <= Self::MOST
     }
 
     #[inline(always)]

@@ -7,14 +7,12 @@
 //!
 //! Every function here runs under the registry's lock.
 
-use pinfold_arch::PageCount;
 use pinfold_arch::addr::index;
+use pinfold_arch::{PageCount, VirtAddr};
 
 use super::memory::Memory;
 use crate::realmode::RealMode;
-use crate::realmode::layout::{
-    DIRECTORY_LEVELS, Entry, Field, NODE_ENTRIES, NODE_HEAD, NODE_ORDER, entry_in_node,
-};
+use crate::realmode::layout::{DIRECTORY_LEVELS, Entry, Field, NODE_ENTRIES, NODE_ORDER, Window};
 use crate::sync::{Ordering, Word};
 
 /// Pages from `first` up to, not including, `end`.
@@ -25,6 +23,12 @@ pub(super) struct Span {
 }
 
 impl Span {
+    /// The block of an order that holds a page.
+    fn block(page: u64, order: u8) -> Self {
+        let first = page >> order << order;
+        Self { first, end: first + (1 << order) }
+    }
+
     /// How many of its pages lie in front of `page`.
     pub(super) fn pages_to(&self, page: u64) -> PageCount {
         PageCount::new(page.min(self.end).saturating_sub(self.first))
@@ -60,23 +64,22 @@ impl<'m> Directory<'m> {
         Self { view }
     }
 
-    fn place(&self, at: u64, page: u64, order: u8) -> Option<Place<'m>> {
-        let word = self.view.words().get(index(at))?;
+    fn place(word: &'m Word, page: u64, order: u8) -> Place<'m> {
         let entry = Entry::decode(word.load(Ordering::Relaxed));
-        let first = page >> order << order;
-        Some(Place { word, entry, block: Span { first, end: first + (1 << order) }, order })
+        Place { word, entry, block: Span::block(page, order), order }
     }
 
     /// The places on the way to a page, the root's first.
     fn path(&self, page: u64) -> heapless::Vec<Place<'m>, { DIRECTORY_LEVELS + 1 }> {
         let mut path = heapless::Vec::new();
-        let mut order = self.view.window().order;
-        let mut at = self.view.window().root_entry(page);
-        while let Some(place) = at.and_then(|at| self.place(at, page, order)) {
-            at = match place.entry {
+        let Window { base, mut order, .. } = *self.view.window();
+        let va = VirtAddr::new(page << base.raw());
+        let mut word = self.view.root_entry(va);
+        while let Some(place) = word.map(|word| Self::place(word, page, order)) {
+            word = match place.entry {
                 Entry::Node(offset) if order != 0 => {
                     order -= NODE_ORDER;
-                    Some(offset + NODE_HEAD + entry_in_node(page, order))
+                    self.view.node_entry(offset, va, base.raw() + order)
                 }
                 _ => None,
             };
@@ -101,11 +104,12 @@ impl<'m> Directory<'m> {
 
     /// The pages of a record that the directory names.
     fn span_of(&self, number: u64) -> Span {
+        let base = self.view.window().base.raw();
         let field = |field| {
             self.view.record(number).map_or(0, |record| record.load(field, Ordering::Relaxed))
         };
-        let first = field(Field::START);
-        Span { first, end: first.saturating_add(field(Field::PAGES)) }
+        let (start, last) = (field(Field::START), field(Field::LAST));
+        Span { first: start >> base, end: (start.saturating_add(last) >> base) + 1 }
     }
 
     /// Nodes that it takes to add the region to the blocks of its first and its last page. Other blocks
@@ -138,8 +142,7 @@ impl<'m> Directory<'m> {
         while order != 0 && other.touches(&block) {
             nodes += 1;
             order -= NODE_ORDER;
-            let first = page >> order << order;
-            block = Span { first, end: first + (1 << order) };
+            block = Span::block(page, order);
         }
         Ok(nodes)
     }
@@ -178,12 +181,11 @@ impl<'m> Directory<'m> {
 
     /// Replaces the entry by a node in which `other` has the blocks that it touches.
     fn split(&self, memory: &mut Memory, place: &Place<'m>, other: u64) {
-        let Some(offset) = memory.take_node(self.view.words()) else { return };
+        let Some(offset) = memory.take_node(&self.view) else { return };
         let span = self.span_of(other);
         let order = place.order - NODE_ORDER;
         for (at, word) in self.entries(offset).iter().enumerate() {
-            let first = place.block.first + ((at as u64) << order);
-            let block = Span { first, end: first + (1 << order) };
+            let block = Span::block(place.block.first + ((at as u64) << order), order);
             let entry = if span.touches(&block) { Entry::Record(other) } else { Entry::Empty };
             word.store(entry.encode(), Ordering::Relaxed);
         }
@@ -191,7 +193,7 @@ impl<'m> Directory<'m> {
     }
 
     fn entries(&self, node: u64) -> &'m [Word] {
-        let from = index(node + NODE_HEAD);
+        let from = index(node);
         self.view.words().get(from..from + index(NODE_ENTRIES)).unwrap_or_default()
     }
 
@@ -219,7 +221,7 @@ impl<'m> Directory<'m> {
             words += NODE_ENTRIES;
             let Some(only) = self.only_entry(offset) else { break };
             above.word.store(only.encode(), Ordering::Release);
-            memory.retire_node(self.view.words(), offset);
+            memory.retire_node(&self.view, offset);
         }
         (end, words)
     }

@@ -5,15 +5,16 @@
 
 use pinfold_arch::addr::index;
 
-use crate::realmode::layout::{Field, Life, NODE_WORDS, Record, Window};
-use crate::sync::{Ordering, Word};
+use crate::realmode::RealMode;
+use crate::realmode::layout::{Field, Life, NODE_HEAD, NODE_WORDS, Record};
+use crate::sync::Ordering;
 
 /// The end of a list.
 const NONE: u64 = u64::MAX;
 
-/// Words of a node that are not entries.
-const NODE_NEXT: u64 = 0;
-const NODE_RETIRED: u64 = 1;
+/// Words in front of a node's entries, counted back from these.
+const NODE_NEXT: u64 = NODE_HEAD;
+const NODE_RETIRED: u64 = NODE_HEAD - 1;
 
 /// A first-in first-out list of records or nodes, linked through their own words.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +47,7 @@ impl List {
         Some(item)
     }
 
-    fn peek(&self) -> Option<u64> {
+    fn first(&self) -> Option<u64> {
         (self.first != NONE).then_some(self.first)
     }
 }
@@ -142,79 +143,61 @@ impl Memory {
     }
 
     /// Whether so many nodes can be had; else how many words there would have to be.
-    pub(super) fn room_for(&self, words: &[Word], nodes: u64) -> Result<(), u64> {
+    pub(super) fn room_for(&self, view: &RealMode<'_>, nodes: u64) -> Result<(), u64> {
         let mut free = self.free_nodes;
         let mut have = 0;
-        while have < nodes && free.pop(|node| node_word(words, node, NODE_NEXT)).is_some() {
+        while have < nodes && free.pop(|node| node_word(view, node, NODE_NEXT)).is_some() {
             have += 1;
         }
         let need = self.end + (nodes - have) * NODE_WORDS;
         if need <= self.len { Ok(()) } else { Err(need) }
     }
 
-    pub(super) fn take_node(&mut self, words: &[Word]) -> Option<u64> {
-        if let Some(node) = self.free_nodes.pop(|node| node_word(words, node, NODE_NEXT)) {
+    /// A node that nobody reads: where its entries begin.
+    pub(super) fn take_node(&mut self, view: &RealMode<'_>) -> Option<u64> {
+        if let Some(node) = self.free_nodes.pop(|node| node_word(view, node, NODE_NEXT)) {
             return Some(node);
         }
-        let node = self.end;
-        let end = node + NODE_WORDS;
+        let node = self.end + NODE_HEAD;
+        let end = self.end + NODE_WORDS;
         (end <= self.len).then(|| {
             self.end = end;
             node
         })
     }
 
-    pub(super) fn retire_node(&mut self, words: &[Word], node: u64) {
-        set_node_word(words, node, NODE_RETIRED, self.time);
-        self.retired_nodes.push(node, |node, next| set_node_word(words, node, NODE_NEXT, next));
+    /// Puts a node aside that may still be read.
+    pub(super) fn retire_node(&mut self, view: &RealMode<'_>, node: u64) {
+        set_node_word(view, node, NODE_RETIRED, self.time);
+        self.retired_nodes.push(node, |node, next| set_node_word(view, node, NODE_NEXT, next));
     }
 
     /// A record that is nobody's.
-    pub(super) fn take_record(&mut self, words: &[Word], window: &Window) -> Option<u64> {
-        let next = |number| {
-            Record::of(words, window, number)
-                .map_or(NONE, |record| record.load(Field::NEXT, Ordering::Relaxed))
-        };
-        let number = match self.free_records.pop(next) {
-            Some(number) => number,
-            None if self.highest < window.records => {
-                self.highest += 1;
-                self.highest - 1
-            }
-            None => return None,
-        };
+    pub(super) fn take_record<'m>(&mut self, view: &RealMode<'m>) -> Option<(u64, Record<'m>)> {
+        let fresh = self.highest;
+        let number = self.free_records.pop(|number| next_of(view, number)).unwrap_or(fresh);
+        let record = view.record(number)?;
+        self.highest = fresh.max(number + 1);
         self.regions += 1;
-        Some(number)
+        Some((number, record))
     }
 
     /// Gives a record back that no reader has got anything from.
-    pub(super) fn free_record(&mut self, words: &[Word], window: &Window, number: u64) {
+    pub(super) fn free_record(&mut self, view: &RealMode<'_>, number: u64) {
+        let Some(record) = view.record(number) else { return };
         self.regions -= 1;
-        let link = |number, next| {
-            if let Some(record) = Record::of(words, window, number) {
-                record.store(Field::NEXT, next);
-            }
-        };
-        if let Some(record) = Record::of(words, window, number) {
-            WriterWord { phase: Phase::Free, access: 0, number: 0 }.write(&record);
-            // A generation that would come again is not used: the record stays out.
-            if Life(record.load(Field::STATE, Ordering::Relaxed)).generation() != Life::MOST {
-                self.free_records.push(number, link);
-            }
+        WriterWord { phase: Phase::Free, access: 0, number: 0 }.write(&record);
+        // After its last generation a record stays out: its names would come again.
+        if Life(record.load(Field::STATE, Ordering::Relaxed)).next().is_some() {
+            self.free_records.push(number, |number, next| set_next_of(view, number, next));
         }
     }
 
     /// Puts a record aside whose table may still be read.
-    pub(super) fn retire_record(&mut self, words: &[Word], window: &Window, number: u64) {
-        let link = |number, next| {
-            if let Some(record) = Record::of(words, window, number) {
-                record.store(Field::NEXT, next);
-            }
-        };
-        if let Some(record) = Record::of(words, window, number) {
-            WriterWord { phase: Phase::Retired, access: 0, number: self.time }.write(&record);
-            self.retired_records.push(number, link);
-        }
+    pub(super) fn retire_record(&mut self, view: &RealMode<'_>, number: u64) {
+        let Some(record) = view.record(number) else { return };
+        WriterWord { phase: Phase::Retired, access: 0, number: self.time }.write(&record);
+        self.retired_records.push(number, |number, next| set_next_of(view, number, next));
     }
 
     /// Ends the present time: what was retired so far was retired at the time that is returned, or
@@ -225,44 +208,50 @@ impl Memory {
     }
 
     /// Frees a node that was retired at this time or before; whether there was one.
-    pub(super) fn reclaim_node(&mut self, words: &[Word], time: u64) -> bool {
-        let due = |node| node_word(words, node, NODE_RETIRED) <= time;
-        if !self.retired_nodes.peek().is_some_and(due) {
+    pub(super) fn reclaim_node(&mut self, view: &RealMode<'_>, time: u64) -> bool {
+        let due = |node| node_word(view, node, NODE_RETIRED) <= time;
+        if !self.retired_nodes.first().is_some_and(due) {
             return false;
         }
-        let Some(node) = self.retired_nodes.pop(|node| node_word(words, node, NODE_NEXT)) else {
-            return false;
-        };
-        self.free_nodes.push(node, |node, next| set_node_word(words, node, NODE_NEXT, next));
+        if let Some(node) = self.retired_nodes.pop(|node| node_word(view, node, NODE_NEXT)) {
+            self.free_nodes.push(node, |node, next| set_node_word(view, node, NODE_NEXT, next));
+        }
         true
     }
 
-    /// Frees a record that was retired at this time or before; its number.
-    pub(super) fn reclaim_record(
+    /// Frees a record that was retired at this time or before.
+    pub(super) fn reclaim_record<'m>(
         &mut self,
-        words: &[Word],
-        window: &Window,
+        view: &RealMode<'m>,
         time: u64,
-    ) -> Option<u64> {
-        let record = |number| Record::of(words, window, number);
-        let due =
-            |number| record(number).is_some_and(|record| WriterWord::read(&record).number <= time);
-        self.retired_records.peek().filter(|number| due(*number))?;
-        let next = |number| {
-            record(number).map_or(NONE, |record| record.load(Field::NEXT, Ordering::Relaxed))
-        };
-        let number = self.retired_records.pop(next)?;
-        self.free_record(words, window, number);
-        Some(number)
+    ) -> Option<Record<'m>> {
+        let record = view.record(self.retired_records.first()?)?;
+        if WriterWord::read(&record).number > time {
+            return None;
+        }
+        let number = self.retired_records.pop(|number| next_of(view, number))?;
+        self.free_record(view, number);
+        Some(record)
     }
 }
 
-fn node_word(words: &[Word], node: u64, at: u64) -> u64 {
-    words.get(index(node + at)).map_or(NONE, |word| word.load(Ordering::Relaxed))
+fn next_of(view: &RealMode<'_>, number: u64) -> u64 {
+    view.record(number).map_or(NONE, |record| record.load(Field::NEXT, Ordering::Relaxed))
 }
 
-fn set_node_word(words: &[Word], node: u64, at: u64, value: u64) {
-    if let Some(word) = words.get(index(node + at)) {
+fn set_next_of(view: &RealMode<'_>, number: u64, next: u64) {
+    if let Some(record) = view.record(number) {
+        record.store(Field::NEXT, next);
+    }
+}
+
+fn node_word(view: &RealMode<'_>, node: u64, back: u64) -> u64 {
+    let word = view.words().get(index(node.wrapping_sub(back)));
+    word.map_or(NONE, |word| word.load(Ordering::Relaxed))
+}
+
+fn set_node_word(view: &RealMode<'_>, node: u64, back: u64, value: u64) {
+    if let Some(word) = view.words().get(index(node.wrapping_sub(back))) {
         word.store(value, Ordering::Relaxed);
     }
 }

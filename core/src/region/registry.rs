@@ -1,19 +1,21 @@
 //! The registry: registering, removing, finding.
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{Access, AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
+use pinfold_arch::{AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
 
-use super::directory::{Directory, Span, Taken};
-use super::memory::{Memory, Phase, WriterWord};
+use super::claim::{Backing, Claim, close, reopen};
+use super::directory::{Directory, Span};
+use super::memory::{Memory, WriterWord};
+use super::steps::Steps;
 use super::{DeviceMemory, Pinner, Region, RegionError, Registered, Unregistered};
-use crate::host::{Flow, Progress, Step, Wait, locked};
+use crate::host::{Wait, locked};
 use crate::pin::{Dirtied, UnpinError};
 use crate::realmode::layout::{Field, Life, NODE_WORDS, Record, Shape, Window};
 use crate::realmode::{Areas, RealMode, RegionId};
 use crate::request::{PinFlags, PinRequest};
 use crate::sync::{Lock, Ordering, Word, fence};
 use crate::table::PinTable;
-use crate::table::layout::{Geometry, SMALLEST_PAGE};
+use crate::table::layout::SMALLEST_PAGE;
 
 /// The registered regions of one address space.
 ///
@@ -70,8 +72,8 @@ use crate::table::layout::{Geometry, SMALLEST_PAGE};
 /// ```
 #[derive(Debug)]
 pub struct Registry<'m> {
-    view: RealMode<'m>,
-    memory: Lock<Memory>,
+    pub(super) view: RealMode<'m>,
+    pub(super) memory: Lock<Memory>,
 }
 
 const INDIVISIBLE: pinfold_arch::Order = pinfold_arch::Order::ZERO;
@@ -80,23 +82,6 @@ const INDIVISIBLE: pinfold_arch::Order = pinfold_arch::Order::ZERO;
 #[derive(Debug)]
 #[must_use]
 pub struct Grace(u64);
-
-/// What lies behind a new region.
-#[derive(Clone, Copy)]
-enum Backing<'m> {
-    /// Memory that is pinned, with a table in these words.
-    Pinned { table: &'m [Word], place: u64, access: Access },
-    /// Device memory from this address on.
-    Device(PhysAddr),
-}
-
-/// What a claim of a range came to.
-enum Claim {
-    /// It is registered already, exactly so, and now once more.
-    Shared(Registered),
-    /// It is claimed by the record of this number.
-    New(u64),
-}
 
 impl<'m> Registry<'m> {
     /// An empty registry for the addresses in `window`, with room for `regions` regions. What the words
@@ -124,10 +109,8 @@ impl<'m> Registry<'m> {
         for word in words.iter().take(index(fixed)) {
             word.store(0, Ordering::Relaxed);
         }
-        for number in 0..form.records {
-            if let Some(record) = Record::of(words, &form, number) {
-                record.store(Field::STATE, 1 << 32);
-            }
+        for record in form.parts(words).map_or(&[][..], |(records, _)| records) {
+            Record(record).store(Field::STATE, Life::FIRST.0);
         }
         form.write(words);
         let view = RealMode::open(areas, words).map_err(|_| RegionError::Unreachable)?;
@@ -205,15 +188,8 @@ impl<'m> Registry<'m> {
         let range = &request.range;
         let wait = pinner.wait();
         let place = self.view.areas().place(table);
-        let backing = |place| Backing::Pinned { table, place, access: request.access };
-        let claim = match place {
-            Some(place) => self.claim(wait, range, backing(place))?,
-            // Perhaps none is needed.
-            None => Claim::Shared(
-                self.share(wait, range, Some(request.access))?.ok_or(RegionError::Unreachable)?,
-            ),
-        };
-        let number = match claim {
+        let backing = Backing::Pinned { table, place, access: request.access };
+        let number = match self.claim(wait, range, backing)? {
             Claim::Shared(registered) => return Ok(registered),
             Claim::New(number) => number,
         };
@@ -276,7 +252,7 @@ impl<'m> Registry<'m> {
         dirtied: Dirtied,
     ) -> Result<Unregistered, RegionError> {
         let wait = pinner.wait();
-        let record = self.view.record(region.index()).ok_or(RegionError::NotFound)?;
+        let record = self.view.record(region.number()).ok_or(RegionError::NotFound)?;
         if let Some(left) = locked(wait, &self.memory, |_| close(&record, region))? {
             return Ok(Unregistered::StillUsed(left));
         }
@@ -289,11 +265,12 @@ impl<'m> Registry<'m> {
             locked(wait, &self.memory, |_| reopen(&record));
         } else {
             let range = self.range_of(&record).ok_or(RegionError::NotFound)?;
-            self.take_out(wait, &range, region.index());
+            self.take_out(wait, &range, region.number());
             locked(wait, &self.memory, |memory| {
-                let life = region.generation().wrapping_add(1) << 32;
-                record.word(Field::STATE).store(life, Ordering::Release);
-                memory.retire_record(self.view.words(), self.view.window(), region.index());
+                if let Some(next) = region.life().next() {
+                    record.word(Field::STATE).store(next.0, Ordering::Release);
+                }
+                memory.retire_record(&self.view, region.number());
             });
         }
         Ok(Unregistered::Gone(unpinned?))
@@ -315,7 +292,7 @@ impl<'m> Registry<'m> {
     /// Any.
     #[must_use]
     pub fn region(&self, id: RegionId) -> Option<Region> {
-        let record = self.view.record(id.index())?;
+        let record = self.view.record(id.number())?;
         let life = || Life(record.load(Field::STATE, Ordering::Acquire));
         let before = life();
         let range = self.range_of(&record)?;
@@ -323,9 +300,7 @@ impl<'m> Registry<'m> {
         let place = record.load(Field::PLACE, Ordering::Relaxed);
         let used = WriterWord::read(&record).number;
         fence(Ordering::Acquire);
-        let same = [before, life()]
-            .iter()
-            .all(|life| life.generation() == id.generation() && life.mapped() != 0);
+        let same = [before, life()].iter().all(|life| life.same(id.life()) && life.mapped() != 0);
         same.then(|| Region {
             id,
             range,
@@ -352,7 +327,7 @@ impl<'m> Registry<'m> {
         (0..highest).find_map(|number| {
             let record = self.view.record(number)?;
             let life = Life(record.load(Field::STATE, Ordering::Acquire));
-            let region = self.region(id_of(number, life))?;
+            let region = self.region(RegionId::new(number, life))?;
             let inside = at.raw().checked_sub(region.device?.raw())?;
             let last = region.range.last().raw() - region.range.start().raw();
             let others = last.checked_sub(inside)?;
@@ -400,16 +375,14 @@ impl<'m> Registry<'m> {
     /// # Context
     /// May sleep, in `pause`, whose answer does not matter here. `free` is called without a lock.
     pub fn reclaim(&self, wait: &impl Wait, grace: Grace, mut free: impl FnMut(&'m [Word])) {
-        let (words, window) = (self.view.words(), self.view.window());
         let Grace(time) = grace;
         let mut steps = Steps::new(wait, PageCount::ZERO);
-        while locked(wait, &self.memory, |memory| memory.reclaim_node(words, time)) {
+        while locked(wait, &self.memory, |memory| memory.reclaim_node(&self.view, time)) {
             let _ = steps.did(1, PageCount::ZERO);
         }
         loop {
             let table = locked(wait, &self.memory, |memory| {
-                let number = memory.reclaim_record(words, window, time)?;
-                let record = self.view.record(number)?;
+                let record = memory.reclaim_record(&self.view, time)?;
                 Some(self.table_of(&record))
             });
             let Some(table) = table else { return };
@@ -426,7 +399,7 @@ impl<'m> Registry<'m> {
     }
 
     /// The pages of a range that lies in the window.
-    fn span(&self, range: &AddrRange) -> Result<Span, RegionError> {
+    pub(super) fn span(&self, range: &AddrRange) -> Result<Span, RegionError> {
         let window = self.view.window();
         if range.base() != window.base {
             return Err(RegionError::BaseMismatch);
@@ -436,224 +409,16 @@ impl<'m> Registry<'m> {
         if window.holds(span.first, span.end) { Ok(span) } else { Err(RegionError::OutsideWindow) }
     }
 
-    fn directory(&self) -> Directory<'m> {
+    pub(super) fn directory(&self) -> Directory<'m> {
         Directory::new(self.view)
     }
 
-    /// Claims the range for a new record, or registers once more what is registered exactly so.
-    fn claim(
-        &self,
-        wait: &impl Wait,
-        range: &AddrRange,
-        backing: Backing<'m>,
-    ) -> Result<Claim, RegionError> {
-        let span = self.span(range)?;
-        let (words, window) = (self.view.words(), self.view.window());
-        let access = match backing {
-            Backing::Pinned { access, .. } => Some(access),
-            Backing::Device(_) => None,
-        };
-        locked(wait, &self.memory, |memory| {
-            if let Some(registered) = self.share_locked(range, span, access)? {
-                return Ok(Claim::Shared(registered));
-            }
-            let nodes = self.directory().nodes_for(span).map_err(|taken| self.conflict(taken))?;
-            memory
-                .room_for(words, nodes)
-                .map_err(|need| RegionError::NoSpace { need: index(need) })?;
-            let number = memory.take_record(words, window).ok_or(RegionError::Full)?;
-            let record = self.view.record(number).ok_or(RegionError::Full)?;
-            // Who reads a field that is written from here on, sees that the region it asked for is
-            // gone.
-            fence(Ordering::Release);
-            record.store(Field::START, span.first);
-            record.store(Field::PAGES, span.end - span.first);
-            let (place, length) = match backing {
-                Backing::Pinned { table, place, .. } => (place, table.len() as u64),
-                Backing::Device(at) => (at.raw(), 0),
-            };
-            record.store(Field::PLACE, place);
-            record.store(Field::LENGTH, length);
-            let access = access.map_or(0, |access| access.bits());
-            WriterWord { phase: Phase::Coming, access, number: 0 }.write(&record);
-            for page in [span.first, span.end - 1] {
-                let added = self.directory().add(memory, number, span, page);
-                debug_assert!(added.is_ok(), "the way was free a moment ago");
-            }
-            Ok(Claim::New(number))
-        })
-    }
-
-    /// Registers the range once more if it is registered exactly so. `access` is `None` for device
-    /// memory.
-    fn share(
-        &self,
-        wait: &impl Wait,
-        range: &AddrRange,
-        access: Option<Access>,
-    ) -> Result<Option<Registered>, RegionError> {
-        let span = self.span(range)?;
-        locked(wait, &self.memory, |_| self.share_locked(range, span, access))
-    }
-
-    fn share_locked(
-        &self,
-        range: &AddrRange,
-        span: Span,
-        access: Option<Access>,
-    ) -> Result<Option<Registered>, RegionError> {
-        let Some(number) = self.directory().named_for(span.first) else { return Ok(None) };
-        let Some(record) = self.view.record(number) else { return Ok(None) };
-        if self.range_of(&record).as_ref() != Some(range) {
-            return Ok(None);
-        }
-        let state = WriterWord::read(&record);
-        if state.phase != Phase::Here {
-            return Err(RegionError::Busy);
-        }
-        let needed = access.map_or(0, |access| access.bits());
-        let is_device = Shape(record.load(Field::SHAPE, Ordering::Relaxed)).is_device();
-        if is_device != access.is_none() || state.access & needed != needed {
-            return Err(self.conflict(Taken(number)));
-        }
-        if state.number == u64::from(u32::MAX) {
-            return Err(RegionError::Overflow);
-        }
-        let used = state.number + 1;
-        WriterWord { number: used, ..state }.write(&record);
-        let life = Life(record.load(Field::STATE, Ordering::Relaxed));
-        Ok(Some(Registered { region: id_of(number, life), pinned: None, used }))
-    }
-
-    /// What to say of a region in the way.
-    fn conflict(&self, Taken(number): Taken) -> RegionError {
-        match self.view.record(number) {
-            Some(record) if WriterWord::read(&record).phase == Phase::Here => {
-                let life = Life(record.load(Field::STATE, Ordering::Relaxed));
-                RegionError::Overlap { with: id_of(number, life) }
-            }
-            _ => RegionError::Busy,
-        }
-    }
-
-    /// Adds a claimed range to all blocks between its ends.
-    fn fill_in(&self, wait: &impl Wait, range: &AddrRange, number: u64) -> Result<(), RegionError> {
-        let span = self.span(range)?;
-        let mut steps = Steps::new(wait, range.pages());
-        let mut page = span.first;
-        while page < span.end {
-            let most = steps.left;
-            let (next, words) = locked(wait, &self.memory, |memory| {
-                let mut words = 0;
-                let mut next = page;
-                while next < span.end && words < most {
-                    let added = self.directory().add(memory, number, span, next);
-                    let (end, more) = added.map_err(|taken| self.conflict(taken))?;
-                    next = end;
-                    words += more.max(1);
-                }
-                Ok::<_, RegionError>((next, words))
-            })?;
-            page = next;
-            if steps.did(words, span.pages_to(page)) == Flow::Stop {
-                return Err(RegionError::Interrupted);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether no other region has its table where this one shall have its own.
-    fn table_unused(&self, wait: &impl Wait, number: u64) -> Result<(), RegionError> {
-        let place = |record: &Record<'_>| {
-            let first = record.load(Field::PLACE, Ordering::Relaxed);
-            (first, first.saturating_add(record.load(Field::LENGTH, Ordering::Relaxed)))
-        };
-        let own = self.view.record(number).ok_or(RegionError::NotFound)?;
-        let (first, end) = place(&own);
-        let registry = self.view.areas().place(self.view.words()).unwrap_or(0);
-        let mut steps = Steps::new(wait, PageCount::ZERO);
-        let mut next = 0_u64;
-        loop {
-            let most = steps.left;
-            let done = locked(wait, &self.memory, |memory| {
-                if first < registry + memory.len() && registry < end {
-                    return Err(RegionError::TableInUse);
-                }
-                let to = next.saturating_add(most).min(memory.highest);
-                for other in (next..to).filter(|other| *other != number) {
-                    let Some(record) = self.view.record(other) else { continue };
-                    let (start, last) = place(&record);
-                    let used = WriterWord::read(&record).phase != Phase::Free;
-                    if used && first < last && start < end {
-                        return Err(RegionError::TableInUse);
-                    }
-                }
-                Ok(if to == memory.highest { None } else { Some(to) })
-            })?;
-            let Some(to) = done else { return Ok(()) };
-            if steps.did(to - next, PageCount::ZERO) == Flow::Stop {
-                return Err(RegionError::Interrupted);
-            }
-            next = to;
-        }
-    }
-
-    /// Opens the region to readers, by one store.
-    fn publish(
-        &self,
-        wait: &impl Wait,
-        range: &AddrRange,
-        number: u64,
-        usable: PageShift,
-        device: bool,
-    ) -> RegionId {
-        let Some(record) = self.view.record(number) else { return RegionId::from_raw(0) };
-        let shape = Shape::new(Geometry::of(range).root_order(), usable, device);
-        record.store(Field::SHAPE, shape.0);
-        locked(wait, &self.memory, |_| {
-            let state = WriterWord::read(&record);
-            WriterWord { phase: Phase::Here, number: 1, ..state }.write(&record);
-            let life = Life(record.load(Field::STATE, Ordering::Relaxed)).with_mapped(1);
-            record.word(Field::STATE).store(life.0, Ordering::Release);
-            id_of(number, life)
-        })
-    }
-
-    /// Undoes a claim.
-    fn withdraw(&self, wait: &impl Wait, range: &AddrRange, number: u64) {
-        self.take_out(wait, range, number);
-        let (words, window) = (self.view.words(), self.view.window());
-        locked(wait, &self.memory, |memory| memory.free_record(words, window, number));
-    }
-
-    /// Takes a region out of the directory. Cannot be stopped.
-    fn take_out(&self, wait: &impl Wait, range: &AddrRange, number: u64) {
-        let Ok(span) = self.span(range) else { return };
-        let mut steps = Steps::new(wait, range.pages());
-        let mut page = span.first;
-        while page < span.end {
-            let most = steps.left;
-            let (next, words) = locked(wait, &self.memory, |memory| {
-                let mut words = 0;
-                let mut next = page;
-                while next < span.end && words < most {
-                    let (end, more) = self.directory().remove(memory, number, span, next);
-                    next = end;
-                    words += more.max(1);
-                }
-                (next, words)
-            });
-            page = next;
-            let _ = steps.did(words, span.pages_to(page));
-        }
-    }
-
     /// The addresses of a record's region.
-    fn range_of(&self, record: &Record<'_>) -> Option<AddrRange> {
+    pub(super) fn range_of(&self, record: &Record<'_>) -> Option<AddrRange> {
         let base = self.view.window().base;
-        let first = record.load(Field::START, Ordering::Relaxed);
-        let start = VirtAddr::new(first.checked_shl(u32::from(base.raw()))?);
-        let pages = PageCount::new(record.load(Field::PAGES, Ordering::Relaxed));
+        let start = VirtAddr::new(record.load(Field::START, Ordering::Relaxed));
+        let last = record.load(Field::LAST, Ordering::Relaxed);
+        let pages = PageCount::new((last >> base.raw()).checked_add(1)?);
         AddrRange::new(start, pages, base).ok()
     }
 
@@ -665,65 +430,5 @@ impl<'m> Registry<'m> {
         }
         let place = record.load(Field::PLACE, Ordering::Relaxed);
         self.view.areas().from(place)?.get(..index(length))
-    }
-}
-
-fn id_of(number: u64, life: Life) -> RegionId {
-    #[expect(clippy::cast_possible_truncation, reason = "both have 32 bits")]
-    RegionId::new(number as u32, life.generation() as u32)
-}
-
-/// Ends one registration: how many are left, or `None` if it was the last and the region is closed
-/// to readers.
-fn close(record: &Record<'_>, region: RegionId) -> Result<Option<u64>, RegionError> {
-    let state = WriterWord::read(record);
-    let life = Life(record.load(Field::STATE, Ordering::Relaxed));
-    if life.generation() != region.generation() || state.phase != Phase::Here {
-        return Err(RegionError::NotFound);
-    }
-    if state.number > 1 {
-        WriterWord { number: state.number - 1, ..state }.write(record);
-        return Ok(Some(state.number - 1));
-    }
-    // From one to zero, and from nothing else: whoever maps it meanwhile keeps it, and from here on
-    // nobody does. What mappers marked before they let go is seen from here on.
-    let (idle, closed) = (life.with_mapped(1), life.with_mapped(0));
-    let word = record.word(Field::STATE);
-    match word.compare_exchange(idle.0, closed.0, Ordering::AcqRel, Ordering::Relaxed) {
-        Ok(_) => {
-            WriterWord { phase: Phase::Going, ..state }.write(record);
-            Ok(None)
-        }
-        Err(now) => Err(RegionError::Mapped { mapped: Life(now).mapped().saturating_sub(1) }),
-    }
-}
-
-/// Undoes the close of a region that could not be unpinned.
-fn reopen(record: &Record<'_>) {
-    WriterWord { phase: Phase::Here, ..WriterWord::read(record) }.write(record);
-    let life = Life(record.load(Field::STATE, Ordering::Relaxed)).with_mapped(1);
-    record.word(Field::STATE).store(life.0, Ordering::Release);
-}
-
-/// Counts work, and pauses when a step is full.
-struct Steps<'a, W> {
-    wait: &'a W,
-    left: u64,
-    total: PageCount,
-}
-
-impl<'a, W: Wait> Steps<'a, W> {
-    fn new(wait: &'a W, total: PageCount) -> Self {
-        Self { wait, left: Step::of(wait).entries(), total }
-    }
-
-    /// So much was done.
-    fn did(&mut self, words: u64, done: PageCount) -> Flow {
-        self.left = self.left.saturating_sub(words);
-        if self.left != 0 {
-            return Flow::Continue;
-        }
-        self.left = Step::of(self.wait).entries();
-        self.wait.pause(Progress { done, total: self.total })
     }
 }

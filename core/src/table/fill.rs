@@ -207,7 +207,7 @@ impl<'m> Filler<'m> {
         let mut middle = Node { first, end: root.end_page(at), order: FINE, offset: 0 };
         middle.offset = self.grow(middle.len());
         let order = Order::new(FINE).unwrap_or(Order::ZERO);
-        self.write(root.word(at), Slot::Link { offset: middle.offset, order });
+        self.write(root.word(at), Slot::Link { origin: middle.origin(), order });
         self.middle = Some(middle);
         middle
     }
@@ -247,7 +247,7 @@ impl<'m> Filler<'m> {
 
     fn link(&mut self, node: Node, word: usize) {
         let order = Order::new(node.order).unwrap_or(Order::ZERO);
-        self.write(Some(word), Slot::Link { offset: node.offset, order });
+        self.write(Some(word), Slot::Link { origin: node.origin(), order });
         self.fine = Some((node, word));
     }
 

@@ -21,6 +21,8 @@
 use pinfold_arch::addr::index;
 use pinfold_arch::{AddrRange, Order, PageCount, PageShift, VirtAddr};
 
+use super::Form;
+
 /// Version of this layout.
 pub const VERSION: u64 = 2;
 
@@ -28,9 +30,6 @@ pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PINFOLDT");
 
 /// The smallest base page, as a power of two: below that, addresses have no room for a tag.
 pub(crate) const SMALLEST_PAGE: u8 = 12;
-
-/// Nodes on the way to an entry, at most.
-pub(super) const LEVELS: usize = 3;
 
 /// Order of a block whose node is chosen by the runs in it (2 MiB with 4 KiB pages).
 pub(super) const FINE: u8 = 9;
@@ -104,22 +103,9 @@ impl Geometry {
         Self { start, end: start + pages, base: range.base(), root_order }
     }
 
-    /// The geometry with these values, which came from one. Nothing is checked: reads by a geometry
-    /// that is none find other words of the table, or no words.
-    #[inline(always)]
-    pub(crate) const fn known(start: u64, end: u64, base: PageShift, root_order: u8) -> Self {
-        Self { start, end, base, root_order }
-    }
-
-    /// First page.
-    #[inline(always)]
-    pub(crate) const fn first_page(&self) -> u64 {
-        self.start
-    }
-
-    /// Order of the root's blocks.
-    pub(crate) const fn root_order(&self) -> u8 {
-        self.root_order
+    /// What it takes to find an entry.
+    pub(crate) const fn form(&self) -> Form {
+        Form { start: self.start, base: self.base, root_order: self.root_order }
     }
 
     pub(super) fn read(get: impl Fn(usize) -> u64) -> Option<Self> {
@@ -161,10 +147,10 @@ impl Geometry {
     }
 }
 
-/// The number of the block of `order` that holds a page. Below, real-mode reads come through: nothing
-/// may panic, not even where sums and shifts are checked.
-#[inline]
-const fn block(page: u64, order: u8) -> u64 {
+/// The number of the block of `order` that holds a page. Real-mode reads come through here: it cannot
+/// panic, not even where shifts are checked.
+#[inline(always)]
+pub(super) const fn block(page: u64, order: u8) -> u64 {
     page.wrapping_shr(order as u32)
 }
 
@@ -195,7 +181,7 @@ impl Node {
         if page < self.first || page >= self.end {
             return None;
         }
-        Some(block(page, self.order).wrapping_sub(block(self.first, self.order)))
+        Some(block(page, self.order) - block(self.first, self.order))
     }
 
     /// The first page that an entry stands for.
@@ -207,13 +193,13 @@ impl Node {
     /// One past the last page that an entry stands for.
     #[inline]
     pub(super) fn end_page(&self, at: u64) -> u64 {
-        self.border(at.wrapping_add(1)).min(self.end)
+        self.border(at + 1).min(self.end)
     }
 
     /// Where an entry's block begins.
     #[inline]
     fn border(&self, at: u64) -> u64 {
-        block(self.first, self.order).wrapping_add(at).wrapping_shl(u32::from(self.order))
+        (block(self.first, self.order) + at) << self.order
     }
 
     /// The word of an entry.
@@ -222,15 +208,27 @@ impl Node {
         Some(index(self.offset.checked_add(at)?))
     }
 
-    /// The node below an entry. `None` if it would not be finer: a table that is being changed.
-    #[inline]
-    pub(super) fn child(&self, at: u64, offset: u64, order: Order) -> Option<Self> {
-        if order.raw() >= self.order {
+    /// Where the entry for block 0 would stand; wrapping, as the table may lie far behind it.
+    pub(super) fn origin(&self) -> u64 {
+        self.offset.wrapping_sub(block(self.first, self.order))
+    }
+
+    /// The node below an entry. `None` if there is no such level: the table is being changed.
+    pub(super) fn child(&self, at: u64, origin: u64, order: Order) -> Option<Self> {
+        if !is_below(order.raw(), self.order) {
             return None;
         }
         let (first, end) = (self.first_page(at), self.end_page(at));
+        let offset = origin.wrapping_add(block(first, order.raw()));
         Some(Self { first, end, order: order.raw(), offset })
     }
+}
+
+/// Whether nodes with blocks of order `finer` come below those of `order`: so there are three on the
+/// way to an entry, at most.
+#[inline(always)]
+pub(super) const fn is_below(finer: u8, order: u8) -> bool {
+    finer < order && (order == FINE || finer == FINE)
 }
 
 /// See [`PinTable::words_for`](super::PinTable::words_for).

@@ -103,9 +103,21 @@ impl<'m> Runs<'m> {
         {
             return Some((node, at));
         }
-        let (node, at) = self.table.descend(geometry, self.next)?;
+        let (node, at) = self.descend(geometry)?;
         self.node = Some(node);
         Some((node, at))
+    }
+
+    /// The lowest node that holds the next page, and the page's entry in it.
+    fn descend(&self, geometry: &Geometry) -> Option<(Node, u64)> {
+        let mut node = geometry.root();
+        loop {
+            let at = node.index_of(self.next)?;
+            match Slot::decode(self.table.get(node.word(at)?)) {
+                Slot::Link { origin, order } => node = node.child(at, origin, order)?,
+                _ => return Some((node, at)),
+            }
+        }
     }
 
     /// Adds the blocks to `run`, which ends here, that continue it in the same node.

@@ -5,12 +5,13 @@
 //! | 0..3 tag | 0 | 1 | 2 | 3 | 4 |
 //! | 3 | | | dirty | dirty | |
 //! | 8..14 | | | | | order of the child's entries |
-//! | 16..64 | | | | | offset of the child, in words |
+//! | 16..64 | | | | | origin of the child, in words |
 //! | 8..64 | | frame number | | | |
 //! | 12..64 | | | address | address | |
 //!
 //! A *page* is a frame on which the table holds a count while pinning is under way. An *address* may
-//! be handed to a device. A *stale* address was taken from the device but is not flushed yet.
+//! be handed to a device. The *origin* of a node is where its entry for the block of number 0 would
+//! stand, which may be in front of the table: an entry is found by adding its block's number. A *stale* address was taken from the device but is not flushed yet.
 
 use pinfold_arch::{Order, PageShift, Pfn, PhysAddr};
 
@@ -21,7 +22,7 @@ const STALE: u64 = 3;
 const LINK: u64 = 4;
 const PAGE_SHIFT: u32 = 8;
 const LINK_ORDER_SHIFT: u32 = 8;
-const LINK_OFFSET_SHIFT: u32 = 16;
+const LINK_ORIGIN_SHIFT: u32 = 16;
 /// Frames are 4 KiB or more, so the low bits of their addresses are free.
 const ADDRESS_MASK: u64 = !0xfff;
 
@@ -51,8 +52,9 @@ pub enum Slot {
     },
     /// A node with finer blocks.
     Link {
-        /// Its first word, counted from the table's first.
-        offset: u64,
+        /// Where its entry for block 0 would stand, counted from the table's first word; below zero it
+        /// wraps.
+        origin: u64,
         /// The size of its blocks.
         order: Order,
     },
@@ -72,13 +74,14 @@ impl Slot {
             LINK => {
                 let order = Order::new((raw >> LINK_ORDER_SHIFT & 0x3f) as u8);
                 let order = order.unwrap_or(Order::ZERO);
-                Self::Link { offset: raw >> LINK_OFFSET_SHIFT, order }
+                let origin = (raw.cast_signed() >> LINK_ORIGIN_SHIFT).cast_unsigned();
+                Self::Link { origin, order }
             }
             _ => Self::Vacant,
         }
     }
 
-    /// The word that says this. Frame numbers have at most 56 bits, offsets at most 48: a frame
+    /// The word that says this. Frame numbers have at most 56 bits, origins 48 with their sign: a frame
     /// whose number is wider has no address and is never recorded.
     #[inline]
     #[must_use]
@@ -89,8 +92,8 @@ impl Slot {
             Self::Page(pfn) => pfn.raw() << PAGE_SHIFT | PAGE,
             Self::Address { addr, dirty } => addr.raw() & ADDRESS_MASK | mark(dirty) | ADDRESS,
             Self::Stale { addr, dirty } => addr.raw() & ADDRESS_MASK | mark(dirty) | STALE,
-            Self::Link { offset, order } => {
-                offset << LINK_OFFSET_SHIFT | u64::from(order.raw()) << LINK_ORDER_SHIFT | LINK
+            Self::Link { origin, order } => {
+                origin << LINK_ORIGIN_SHIFT | u64::from(order.raw()) << LINK_ORDER_SHIFT | LINK
             }
         }
     }
@@ -129,7 +132,8 @@ mod tests {
             Slot::Address { addr, dirty: true },
             Slot::Address { addr: PhysAddr::new(0), dirty: false },
             Slot::Stale { addr, dirty: true },
-            Slot::Link { offset: (1 << 48) - 1, order },
+            Slot::Link { origin: (1 << 47) - 1, order },
+            Slot::Link { origin: 0_u64.wrapping_sub(1 << 47), order },
         ] {
             assert_eq!(Slot::decode(slot.encode()), slot);
         }
@@ -142,7 +146,7 @@ mod tests {
         let address = Slot::Address { addr: pfn.addr(base).unwrap(), dirty: false };
         assert_eq!(Slot::settled(Slot::Page(pfn).encode(), base), Some(address.encode()));
         assert_eq!(Slot::settled(address.encode(), base), None);
-        let link = Slot::Link { offset: 9, order: Order::ZERO };
+        let link = Slot::Link { origin: 9, order: Order::ZERO };
         assert_eq!(Slot::settled(link.encode(), base), None);
     }
 

@@ -1,0 +1,272 @@
+//! Claiming a range, and what is done with a claim.
+//!
+//! A claim is a record that the directory names and that is not open to readers yet. Under the lock
+//! it is made at the range's two ends at once; the blocks between them are added in steps. So two
+//! claims that overlap meet, and one of them goes back, before anything is pinned.
+
+use pinfold_arch::addr::index;
+use pinfold_arch::{Access, AddrRange, PageCount, PageShift, PhysAddr};
+
+use super::directory::{Span, Taken};
+use super::memory::{Phase, WriterWord};
+use super::registry::Registry;
+use super::steps::Steps;
+use super::{RegionError, Registered};
+use crate::host::{Flow, Wait, locked};
+use crate::realmode::RegionId;
+use crate::realmode::layout::{Field, Life, Record, Shape};
+use crate::sync::{Ordering, Word, fence};
+use crate::table::layout::Geometry;
+
+/// What lies behind a new region.
+#[derive(Clone, Copy)]
+pub(super) enum Backing<'m> {
+    /// Memory that is pinned, with a table in these words, at this place if they can be reached.
+    Pinned { table: &'m [Word], place: Option<u64>, access: Access },
+    /// Device memory from this address on.
+    Device(PhysAddr),
+}
+
+/// What a claim of a range came to.
+pub(super) enum Claim {
+    /// It is registered already, exactly so, and now once more.
+    Shared(Registered),
+    /// It is claimed by the record of this number.
+    New(u64),
+}
+
+impl<'m> Registry<'m> {
+    /// Claims the range for a new record, or registers once more what is registered exactly so.
+    pub(super) fn claim(
+        &self,
+        wait: &impl Wait,
+        range: &AddrRange,
+        backing: Backing<'m>,
+    ) -> Result<Claim, RegionError> {
+        let span = self.span(range)?;
+        let access = match backing {
+            Backing::Pinned { access, .. } => Some(access),
+            Backing::Device(_) => None,
+        };
+        locked(wait, &self.memory, |memory| {
+            if let Some(registered) = self.share(range, span, access)? {
+                return Ok(Claim::Shared(registered));
+            }
+            let (place, length) = match backing {
+                Backing::Pinned { table, place, .. } => {
+                    (place.ok_or(RegionError::Unreachable)?, table.len() as u64)
+                }
+                Backing::Device(at) => (at.raw(), 0),
+            };
+            let nodes = self.directory().nodes_for(span).map_err(|taken| self.conflict(taken))?;
+            memory
+                .room_for(&self.view, nodes)
+                .map_err(|need| RegionError::NoSpace { need: index(need) })?;
+            let (number, record) = memory.take_record(&self.view).ok_or(RegionError::Full)?;
+            // Who reads a field that is written from here on, sees that the region it asked for is
+            // gone.
+            fence(Ordering::Release);
+            record.store(Field::START, range.start().raw());
+            record.store(Field::LAST, range.last().raw() - range.start().raw());
+            record.store(Field::PLACE, place);
+            record.store(Field::LENGTH, length);
+            let access = access.map_or(0, |access| access.bits());
+            WriterWord { phase: Phase::Coming, access, number: 0 }.write(&record);
+            for page in [span.first, span.end - 1] {
+                let added = self.directory().add(memory, number, span, page);
+                debug_assert!(added.is_ok(), "the way was free a moment ago");
+            }
+            Ok(Claim::New(number))
+        })
+    }
+
+    /// Registers the range once more if it is registered exactly so. `access` is `None` for device
+    /// memory.
+    fn share(
+        &self,
+        range: &AddrRange,
+        span: Span,
+        access: Option<Access>,
+    ) -> Result<Option<Registered>, RegionError> {
+        let Some(number) = self.directory().named_for(span.first) else { return Ok(None) };
+        let Some(record) = self.view.record(number) else { return Ok(None) };
+        if self.range_of(&record).as_ref() != Some(range) {
+            return Ok(None);
+        }
+        let state = WriterWord::read(&record);
+        if state.phase != Phase::Here {
+            return Err(RegionError::Busy);
+        }
+        let needed = access.map_or(0, |access| access.bits());
+        let is_device = Shape(record.load(Field::SHAPE, Ordering::Relaxed)).is_device();
+        if is_device != access.is_none() || state.access & needed != needed {
+            return Err(self.conflict(Taken(number)));
+        }
+        if state.number == u64::from(u32::MAX) {
+            return Err(RegionError::Overflow);
+        }
+        let used = state.number + 1;
+        WriterWord { number: used, ..state }.write(&record);
+        let life = Life(record.load(Field::STATE, Ordering::Relaxed));
+        Ok(Some(Registered { region: RegionId::new(number, life), pinned: None, used }))
+    }
+
+    /// What to say of a region in the way.
+    fn conflict(&self, Taken(number): Taken) -> RegionError {
+        match self.view.record(number) {
+            Some(record) if WriterWord::read(&record).phase == Phase::Here => {
+                let life = Life(record.load(Field::STATE, Ordering::Relaxed));
+                RegionError::Overlap { with: RegionId::new(number, life) }
+            }
+            _ => RegionError::Busy,
+        }
+    }
+
+    /// Adds a claimed range to all blocks between its ends.
+    pub(super) fn fill_in(
+        &self,
+        wait: &impl Wait,
+        range: &AddrRange,
+        number: u64,
+    ) -> Result<(), RegionError> {
+        let span = self.span(range)?;
+        let mut steps = Steps::new(wait, range.pages());
+        let mut page = span.first;
+        while page < span.end {
+            let most = steps.left;
+            let (next, words) = locked(wait, &self.memory, |memory| {
+                let mut words = 0;
+                let mut next = page;
+                while next < span.end && words < most {
+                    let added = self.directory().add(memory, number, span, next);
+                    let (end, more) = added.map_err(|taken| self.conflict(taken))?;
+                    next = end;
+                    words += more.max(1);
+                }
+                Ok::<_, RegionError>((next, words))
+            })?;
+            page = next;
+            if steps.did(words, span.pages_to(page)) == Flow::Stop {
+                return Err(RegionError::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no other region has its table where this one shall have its own.
+    pub(super) fn table_unused(&self, wait: &impl Wait, number: u64) -> Result<(), RegionError> {
+        let place = |record: &Record<'_>| {
+            let first = record.load(Field::PLACE, Ordering::Relaxed);
+            (first, first.saturating_add(record.load(Field::LENGTH, Ordering::Relaxed)))
+        };
+        let own = self.view.record(number).ok_or(RegionError::NotFound)?;
+        let (first, end) = place(&own);
+        let registry = self.view.areas().place(self.view.words()).unwrap_or(0);
+        let mut steps = Steps::new(wait, PageCount::ZERO);
+        let mut next = 0_u64;
+        loop {
+            let most = steps.left;
+            let done = locked(wait, &self.memory, |memory| {
+                if first < registry + memory.len() && registry < end {
+                    return Err(RegionError::TableInUse);
+                }
+                let to = next.saturating_add(most).min(memory.highest);
+                for other in (next..to).filter(|other| *other != number) {
+                    let Some(record) = self.view.record(other) else { continue };
+                    let (start, last) = place(&record);
+                    let used = WriterWord::read(&record).phase != Phase::Free;
+                    if used && first < last && start < end {
+                        return Err(RegionError::TableInUse);
+                    }
+                }
+                Ok(if to == memory.highest { None } else { Some(to) })
+            })?;
+            let Some(to) = done else { return Ok(()) };
+            if steps.did(to - next, PageCount::ZERO) == Flow::Stop {
+                return Err(RegionError::Interrupted);
+            }
+            next = to;
+        }
+    }
+
+    /// Opens the region to readers, by one store.
+    pub(super) fn publish(
+        &self,
+        wait: &impl Wait,
+        range: &AddrRange,
+        number: u64,
+        usable: PageShift,
+        device: bool,
+    ) -> RegionId {
+        let Some(record) = self.view.record(number) else { return RegionId::from_raw(0) };
+        let shape = Shape::new(Geometry::of(range).form().root_order, usable, device);
+        record.store(Field::SHAPE, shape.0);
+        locked(wait, &self.memory, |_| {
+            let state = WriterWord::read(&record);
+            WriterWord { phase: Phase::Here, number: 1, ..state }.write(&record);
+            let life = Life(record.load(Field::STATE, Ordering::Relaxed)).with_mapped(1);
+            record.word(Field::STATE).store(life.0, Ordering::Release);
+            RegionId::new(number, life)
+        })
+    }
+
+    /// Undoes a claim.
+    pub(super) fn withdraw(&self, wait: &impl Wait, range: &AddrRange, number: u64) {
+        self.take_out(wait, range, number);
+        locked(wait, &self.memory, |memory| memory.free_record(&self.view, number));
+    }
+
+    /// Takes a region out of the directory. Cannot be stopped.
+    pub(super) fn take_out(&self, wait: &impl Wait, range: &AddrRange, number: u64) {
+        let Ok(span) = self.span(range) else { return };
+        let mut steps = Steps::new(wait, range.pages());
+        let mut page = span.first;
+        while page < span.end {
+            let most = steps.left;
+            let (next, words) = locked(wait, &self.memory, |memory| {
+                let mut words = 0;
+                let mut next = page;
+                while next < span.end && words < most {
+                    let (end, more) = self.directory().remove(memory, number, span, next);
+                    next = end;
+                    words += more.max(1);
+                }
+                (next, words)
+            });
+            page = next;
+            let _ = steps.did(words, span.pages_to(page));
+        }
+    }
+}
+
+/// Ends one registration: how many are left, or `None` if it was the last and the region is closed
+/// to readers.
+pub(super) fn close(record: &Record<'_>, region: RegionId) -> Result<Option<u64>, RegionError> {
+    let state = WriterWord::read(record);
+    let life = Life(record.load(Field::STATE, Ordering::Relaxed));
+    if !life.same(region.life()) || state.phase != Phase::Here {
+        return Err(RegionError::NotFound);
+    }
+    if state.number > 1 {
+        WriterWord { number: state.number - 1, ..state }.write(record);
+        return Ok(Some(state.number - 1));
+    }
+    // From one to zero, and from nothing else: whoever maps it meanwhile keeps it, and from here on
+    // nobody does. What mappers marked before they let go is seen from here on.
+    let (idle, closed) = (life.with_mapped(1), life.with_mapped(0));
+    let word = record.word(Field::STATE);
+    match word.compare_exchange(idle.0, closed.0, Ordering::AcqRel, Ordering::Relaxed) {
+        Ok(_) => {
+            WriterWord { phase: Phase::Going, ..state }.write(record);
+            Ok(None)
+        }
+        Err(now) => Err(RegionError::Mapped { mapped: Life(now).mapped().saturating_sub(1) }),
+    }
+}
+
+/// Undoes the close of a region that could not be unpinned.
+pub(super) fn reopen(record: &Record<'_>) {
+    WriterWord { phase: Phase::Here, ..WriterWord::read(record) }.write(record);
+    let life = Life(record.load(Field::STATE, Ordering::Relaxed)).with_mapped(1);
+    record.word(Field::STATE).store(life.0, Ordering::Release);
+}
