@@ -59,6 +59,9 @@ impl Flat {
     }
 }
 
+// SAFETY: a shared value gives out its words and nothing else, and they are atomics.
+unsafe impl Sync for Flat {}
+
 impl Drop for Flat {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `new`, and nobody borrows the words any more.

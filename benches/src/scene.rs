@@ -17,6 +17,7 @@ use pinfold_arch::{Access, Entry, Leaf, LeafFlags};
 
 use crate::allocator;
 use crate::memory::Flat;
+use crate::random::Random;
 
 /// The base page.
 pub const BASE: PageShift = PageShift::SIZE_4K;
@@ -163,7 +164,7 @@ impl Scene {
     fn folio_order(&self) -> Vec<u64> {
         let mut folios: Vec<u64> = (0..self.layout.folios()).collect();
         if self.layout.shuffled {
-            shuffle(&mut folios);
+            Random::new().shuffle(&mut folios);
         }
         folios
     }
@@ -343,15 +344,4 @@ fn leaf(addr: PhysAddr, shift: PageShift) -> Entry {
     let rights = Rights::READ | Rights::WRITE | Rights::USER;
     let flags = LeafFlags::ACCESSED | LeafFlags::DIRTY;
     Entry::Leaf(Leaf { addr, shift, rights, flags, memory: 0 })
-}
-
-/// Fisher and Yates, with a xorshift generator: the same order every time.
-fn shuffle(values: &mut [u64]) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for last in (1..values.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        values.swap(last, index(state % (last as u64 + 1)));
-    }
 }

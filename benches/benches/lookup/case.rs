@@ -1,0 +1,158 @@
+//! Regions to ask for, and how to ask.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use pinfold::{AddrRange, PageCount};
+use pinfold_arch::addr::index;
+use pinfold_benches::memory::Flat;
+use pinfold_benches::peers::{OneLoad, Pages};
+use pinfold_benches::queries::{Locate, dependent, independent, within};
+use pinfold_benches::regions::{Layout, Registered};
+use pinfold_benches::rounds::{alternate, timed};
+use pinfold_benches::rows::{self, Options, Row};
+
+/// Pages that confined queries stay in: 8 MiB.
+const CONFINED: u64 = 2048;
+
+/// Some regions, all of them registered.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) layout: Layout,
+    pub(crate) engine: Registered,
+    /// The address of each page once more, for those who need an array of them.
+    slots: Flat,
+    /// Addresses all over the memory.
+    pub(crate) spread: Vec<u64>,
+    /// Addresses in a small part of it, in the middle.
+    pub(crate) confined: Vec<u64>,
+}
+
+impl Case {
+    fn new(options: &Options, name: &'static str, layout: Layout) -> Self {
+        let span = layout.span();
+        let engine = Registered::new(layout);
+        let slots = engine.addresses();
+        let (spread, confined) = (queries(options, &span), queries(options, &middle(&span)));
+        let case = Self { name, layout, engine, slots, spread, confined };
+        for queries in [&case.spread, &case.confined] {
+            case.check(&case.engine.reader(), queries);
+        }
+        case
+    }
+
+    /// The floor.
+    pub(crate) fn one_load(&self) -> OneLoad<'_> {
+        OneLoad(self.pages())
+    }
+
+    /// The physical addresses of all pages.
+    pub(crate) fn pages(&self) -> Pages<'_> {
+        Pages::new(self.layout.span().start().raw(), self.slots.words())
+    }
+
+    /// Whether the answers are the ones that the array of addresses gives.
+    pub(crate) fn check(&self, locate: &impl Locate, queries: &[u64]) {
+        let expected = independent(&self.one_load(), queries);
+        assert_eq!(independent(locate, queries), expected, "{}", self.name);
+        assert_eq!(dependent(locate, queries), expected, "{}", self.name);
+    }
+}
+
+/// Addresses inside the range, so many that they do not leave in a cache what the next round asks
+/// for.
+pub(crate) fn queries(options: &Options, range: &AddrRange) -> Vec<u64> {
+    within(range, if options.quick { 1 << 14 } else { 1 << 19 })
+}
+
+/// 8 MiB in the middle, or all if that is less.
+fn middle(span: &AddrRange) -> AddrRange {
+    let pages = span.pages().raw();
+    let rest = span.skip(PageCount::new(pages.saturating_sub(CONFINED) / 2));
+    rest.and_then(|rest| rest.take(PageCount::new(CONFINED))).unwrap_or(*span)
+}
+
+/// All that are looked at.
+pub(crate) struct Cases {
+    pub(crate) one: Case,
+    pub(crate) some: Case,
+    pub(crate) many: Case,
+    /// The ends of neighbours share a block of 2 MiB.
+    pub(crate) askew: Case,
+    /// All of them share a block of 1 GiB.
+    pub(crate) small: Case,
+}
+
+impl Cases {
+    pub(crate) fn new(options: &Options) -> Self {
+        let case = |name, layout| Case::new(options, name, layout);
+        let small = Layout { regions: 4096, pages: 1, ..Layout::whole(16, 1) };
+        Self {
+            one: case("1 region", Layout::whole(16, 1)),
+            some: case("64 regions", Layout::whole(16, 64)),
+            many: case("4096 regions", Layout::whole(16, 4096)),
+            askew: case("4096 askew", Layout { skew: 257, ..Layout::whole(16, 4096) }),
+            small: case("4096 of a page", small),
+        }
+    }
+
+    pub(crate) fn all(&self) -> [&Case; 5] {
+        [&self.one, &self.some, &self.many, &self.askew, &self.small]
+    }
+}
+
+/// How long it takes to ask, the CPU being free to be at several questions.
+pub(crate) fn asked(locate: &impl Locate, queries: &[u64]) -> Duration {
+    timed(|| assert_eq!(independent(locate, queries).missed, 0))
+}
+
+/// How long it takes to ask one after the other.
+pub(crate) fn followed(locate: &impl Locate, queries: &[u64]) -> Duration {
+    timed(|| assert_eq!(dependent(locate, queries).missed, 0))
+}
+
+/// Prints a row: two sides that each answer as many queries as the case has.
+pub(crate) fn compare(
+    options: &Options,
+    row: &Row,
+    case: &Case,
+    ours: impl Fn() -> Duration,
+    theirs: impl Fn() -> Duration,
+) {
+    if !options.wants(row.id) {
+        return;
+    }
+    let queries = case.spread.len() as u64;
+    let run = |_| {
+        let [compared] = alternate(options.rounds(), queries, || [ours()], || [theirs()]);
+        compared
+    };
+    rows::print(row, case.name, (0..options.runs()).map(run).collect());
+}
+
+/// A part of the queries, another one each time, for those who are slow.
+pub(crate) struct Share {
+    /// Each time one query of so many.
+    pub(crate) of: usize,
+    turn: Cell<usize>,
+}
+
+impl Share {
+    /// As many queries for all regions together, whoever looks at each of them.
+    pub(crate) fn by_regions(layout: Layout) -> Self {
+        Self { of: index(layout.regions / 16).max(1), turn: Cell::new(0) }
+    }
+
+    /// All of them.
+    pub(crate) fn all() -> Self {
+        Self { of: 1, turn: Cell::new(0) }
+    }
+
+    /// What all queries would take, from a part of them.
+    pub(crate) fn asked(&self, locate: &impl Locate, queries: &[u64]) -> Duration {
+        let turn = self.turn.replace(self.turn.get() + 1) % self.of;
+        let each = queries.len() / self.of;
+        let factor = u32::try_from(self.of).unwrap_or(u32::MAX);
+        asked(locate, &queries[turn * each..][..each]) * factor
+    }
+}
