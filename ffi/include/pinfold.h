@@ -174,6 +174,21 @@
 #define PINFOLD_DIRTY_ALL 1
 
 /**
+ * Bytes that a view takes.
+ */
+#define PINFOLD_REALMODE_SIZE 256
+
+/**
+ * What the address of a view's memory is a multiple of.
+ */
+#define PINFOLD_REALMODE_ALIGN 64
+
+/**
+ * How many areas may be declared.
+ */
+#define PINFOLD_AREAS 4
+
+/**
  * An engine: a host and its regions. It lies in memory that you provide, and is used only through
  * the functions here.
  */
@@ -184,6 +199,13 @@ struct pinfold_engine;
  * called it.
  */
 struct pinfold_run_sink;
+
+/**
+ * A registry as it is seen where translation is off, or where nothing may be called: the addresses of
+ * its memory and its form. It lies in memory that you provide, is never written to once it is
+ * made, and is used only through the functions here.
+ */
+struct pinfold_realmode;
 
 /**
  * What a call returns: PINFOLD_OK, or one of the negative PINFOLD_ERR_ values. A number is never
@@ -423,6 +445,20 @@ struct pinfold_region_id {
      * The value; compare it, do not interpret it.
      */
     uint64_t raw;
+};
+
+/**
+ * Words that may be read where translation is off, all of one piece.
+ */
+struct pinfold_area {
+    /**
+     * The first, aligned to 8 bytes. May be null if there are none.
+     */
+    uint64_t *words;
+    /**
+     * How many.
+     */
+    uint64_t count;
 };
 
 #ifdef __cplusplus
@@ -672,6 +708,156 @@ pinfold_status pinfold_table_words(uint64_t start,
                                    uint32_t page_shift,
                                    uint32_t granule_shift,
                                    uint64_t *out);
+
+/**
+ * Bytes that a view takes: PINFOLD_REALMODE_SIZE of the library that is linked.
+ *
+ * # Context
+ * Any.
+ */
+size_t pinfold_realmode_size(void);
+
+/**
+ * What the address of a view's memory must be a multiple of: PINFOLD_REALMODE_ALIGN of the library
+ * that is linked.
+ *
+ * # Context
+ * Any.
+ */
+size_t pinfold_realmode_align(void);
+
+/**
+ * Makes a view of the registry that was made in the `count` words at `words`, in `memory`, which has
+ * `size` bytes, and stores its handle in `*out`. `areas` are the `area_count` areas that the
+ * registry was made with, in their order; all addresses are those at which the memory is seen where
+ * the view is used, and here. pinfold_registry_realmode makes a view for the addresses that the
+ * registry knows.
+ *
+ * A view is never ended. Its memory is yours again, and the words may be unmapped, when no call uses
+ * the view any more.
+ *
+ * # Context
+ * Any. No other call on the same memory may run at the same time.
+ *
+ * # Errors
+ * INVALID_ARGUMENT: a pointer is null or misaligned, `size` is less than PINFOLD_REALMODE_SIZE, there are
+ * more than PINFOLD_AREAS areas, two overlap or one is impossible, or the words do not lie inside
+ * one. CORRUPT: the words hold no registry of this version and byte order. Nothing has changed.
+ *
+ * # Safety
+ * `memory` is null or has `size` writable bytes; `out` is null or writable. `areas` is null or has
+ * `area_count` elements. Their words, and those at `words`, are readable and writable, and what the
+ * registry was given of them is touched only by the library.
+ */
+pinfold_status pinfold_realmode_open(void *memory,
+                                     size_t size,
+                                     const struct pinfold_area *areas,
+                                     uint64_t area_count,
+                                     uint64_t *words,
+                                     uint64_t count,
+                                     const struct pinfold_realmode **out);
+
+/**
+ * Stores in `*out` the id of the registered region that holds all of `bytes` bytes from `va` on.
+ *
+ * The region was registered at some instant within the call. It may be gone at the next; then later
+ * calls with its id say TOO_HARD, for an id is never given to a second region.
+ *
+ * # Context
+ * Real mode: reads the view, at most four entries of the registry's directory, and one record.
+ *
+ * # Errors
+ * TOO_HARD: no region holds them, `bytes` is 0, their sum with `va` wraps, or the region is being
+ * registered or removed. INVALID_ARGUMENT: a pointer is null or misaligned, or `view` is no view.
+ * `*out` is unchanged.
+ *
+ * # Safety
+ * `view` is null or the handle of a view, `out` null or writable.
+ */
+pinfold_status pinfold_realmode_lookup(const struct pinfold_realmode *view,
+                                       uint64_t va,
+                                       uint64_t bytes,
+                                       struct pinfold_region_id *out);
+
+/**
+ * Stores in `*hpa` the physical address of the byte at `va`, an address in the region, for an IOMMU
+ * page of `1 << shift` bytes: the whole page of that size around it lies inside the region, and in
+ * frames that are consecutive, as far aligned, and released together.
+ *
+ * The address was right at some instant within the call. It may be used only while a reference is
+ * held that pinfold_realmode_map_get took before this call: then it stays right until
+ * pinfold_realmode_map_put.
+ *
+ * # Context
+ * Real mode: reads the view, one record, and at most three entries of the region's table.
+ *
+ * # Errors
+ * TOO_HARD: the region is gone or going, `va` is not in it, or it does not carry IOMMU pages of this
+ * size. INVALID_ARGUMENT: a pointer is null or misaligned, `view` is no view, or `shift` is above
+ * 63. `*hpa` is unchanged.
+ *
+ * # Safety
+ * `view` is null or the handle of a view, `hpa` null or writable.
+ */
+pinfold_status pinfold_realmode_translate(const struct pinfold_realmode *view,
+                                          struct pinfold_region_id id,
+                                          uint64_t va,
+                                          uint32_t shift,
+                                          uint64_t *hpa);
+
+/**
+ * Takes a mapped reference on the region: until pinfold_realmode_map_put it cannot be unregistered,
+ * and what pinfold_realmode_translate says of it from now on stays right.
+ *
+ * # Context
+ * Real mode: reads the view, and changes the count in one record.
+ *
+ * # Errors
+ * TOO_HARD: the region is gone or going, its count is at its limit, or others changed the count at
+ * every try. INVALID_ARGUMENT: `view` is null, misaligned or no view. Nothing has changed.
+ *
+ * # Safety
+ * `view` is null or the handle of a view.
+ */
+pinfold_status pinfold_realmode_map_get(const struct pinfold_realmode *view,
+                                        struct pinfold_region_id id);
+
+/**
+ * Gives a mapped reference back. Whatever the device could reach through it must have been cut off
+ * and flushed before.
+ *
+ * # Context
+ * Real mode: reads the view, and changes the count in one record.
+ *
+ * # Errors
+ * TOO_HARD: nobody holds a mapped reference on the region, or others changed the count at every
+ * try. INVALID_ARGUMENT: `view` is null, misaligned or no view. Nothing has changed.
+ *
+ * # Safety
+ * `view` is null or the handle of a view.
+ */
+pinfold_status pinfold_realmode_map_put(const struct pinfold_realmode *view,
+                                        struct pinfold_region_id id);
+
+/**
+ * Records that the device wrote to the page at `va`, so that it is marked dirty before it is
+ * unpinned. The caller holds a mapped reference on the region. For device memory there is nothing
+ * to record.
+ *
+ * # Context
+ * Real mode: reads the view and one record, and changes one entry of the region's table.
+ *
+ * # Errors
+ * TOO_HARD: nobody holds a mapped reference on the region, `va` is not in it, or others changed the
+ * same entry at every try. INVALID_ARGUMENT: `view` is null, misaligned or no view. Nothing has
+ * changed.
+ *
+ * # Safety
+ * `view` is null or the handle of a view.
+ */
+pinfold_status pinfold_realmode_mark_dirty(const struct pinfold_realmode *view,
+                                           struct pinfold_region_id id,
+                                           uint64_t va);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -17,6 +17,8 @@ pub mod version;
 
 mod pointer;
 
+mod memory;
+
 pub mod ops;
 
 mod host;
@@ -24,6 +26,8 @@ mod slots;
 
 pub mod engine;
 pub mod region;
+
+pub mod realmode;
 
 #[cfg(all(feature = "panic-handler", not(feature = "std")))]
 mod panic;

@@ -12,6 +12,7 @@ const LARGEST: usize = 4096;
 const WORD: usize = size_of::<u64>();
 
 /// A pointer that is neither null nor misaligned.
+#[inline(always)]
 pub(crate) fn check<T>(pointer: *const T) -> Result<NonNull<T>, Status> {
     NonNull::new(pointer.cast_mut())
         .filter(|pointer| pointer.is_aligned())
@@ -58,6 +59,7 @@ pub(crate) unsafe fn read<T: Grown>(from: *const T) -> Result<T, Status> {
 ///
 /// # Safety
 /// `to` points to writable memory for a `T`; [`check`] saw to its alignment.
+#[inline(always)]
 pub(crate) unsafe fn write<T>(to: NonNull<T>, value: T) {
     // SAFETY: writable by this function's contract, and aligned.
     unsafe { to.write(value) }

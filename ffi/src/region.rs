@@ -15,8 +15,9 @@ use pinfold::{
 
 use crate::engine::{self, Engine, PINFOLD_ENGINE_SIZE};
 use crate::host::page_shift as shift;
+use crate::memory::Words;
 use crate::pointer::{self, Grown};
-use crate::slots::{Name, TableMemory};
+use crate::slots::Name;
 use crate::status::{
     self, PINFOLD_ERR_CORRUPT, PINFOLD_ERR_INVALID_ARGUMENT, PINFOLD_ERR_NOT_MAPPED,
     PINFOLD_ERR_OVERFLOW, PINFOLD_ERR_TOO_HARD, Status,
@@ -117,26 +118,12 @@ impl RegionDesc {
     }
 
     /// The table memory, or `None` if there is none.
-    ///
-    /// # Safety
-    /// `table` is null or has `table_words` words for the library.
-    unsafe fn memory(&self, engine: &Engine) -> Result<Option<TableMemory>, Status> {
-        if self.table_words == 0 {
-            return Ok(None);
+    fn memory(&self, engine: &Engine) -> Result<Option<Words>, Status> {
+        let memory = Words::new(self.table, self.table_words)?;
+        if memory.is_some_and(|memory| memory.overlaps_value(engine, PINFOLD_ENGINE_SIZE)) {
+            return Err(PINFOLD_ERR_INVALID_ARGUMENT);
         }
-        let invalid = PINFOLD_ERR_INVALID_ARGUMENT;
-        let first = pointer::check(self.table)?.as_ptr();
-        let words = usize::try_from(self.table_words).map_err(|_| invalid)?;
-        let bytes = words.checked_mul(size_of::<Word>()).filter(|bytes| {
-            isize::try_from(*bytes).is_ok() && first.addr().checked_add(*bytes).is_some()
-        });
-        bytes.ok_or(invalid)?;
-        // SAFETY: aligned and of a possible size, checked; the rest by this function's contract.
-        let memory = unsafe { TableMemory::new(first, words) };
-        if memory.overlaps(core::ptr::from_ref(engine).addr(), PINFOLD_ENGINE_SIZE) {
-            return Err(invalid);
-        }
-        Ok(Some(memory))
+        Ok(memory)
     }
 }
 
@@ -190,9 +177,10 @@ pub unsafe extern "C" fn pinfold_region_register(
         // SAFETY: readable as far as its first field says, by this function's contract.
         let desc = unsafe { pointer::read(desc) }?;
         let request = desc.request(engine.pins.source().base())?;
+        let memory = desc.memory(engine)?;
         // SAFETY: the caller's table memory is for the library, by this function's contract.
-        let memory = unsafe { desc.memory(engine) }?;
-        let name = register(engine, SpaceId(desc.space), memory, &request).map_err(|failure| {
+        let name = unsafe { register(engine, SpaceId(desc.space), memory, &request) };
+        let name = name.map_err(|failure| {
             if let (Some(need), Some(to)) = (failure.need, need_words) {
                 // SAFETY: writable by this function's contract.
                 unsafe { pointer::write(to, need) };
@@ -236,17 +224,22 @@ fn smallest_table() -> usize {
     }
 }
 
-fn register(
+/// Registers a region with this memory for its table.
+///
+/// # Safety
+/// The memory is writable and used by nobody else until the region is unregistered.
+unsafe fn register(
     engine: &Engine,
     space: SpaceId,
-    memory: Option<TableMemory>,
+    memory: Option<Words>,
     request: &PinRequest,
 ) -> Result<Name, Failure> {
-    let memory = memory.filter(|memory| memory.words().len() >= smallest_table());
+    let memory = memory.filter(|memory| memory.count() >= smallest_table());
     let Some(memory) = memory else { return Err(measure(engine, space, request)) };
     let wait = engine.pins.host();
     let name = engine.slots.take(wait, memory)?;
-    let pinned = match PinTable::new(memory.words()) {
+    // SAFETY: writable and used by nobody else, by this function's contract.
+    let pinned = match PinTable::new(unsafe { memory.words() }) {
         Ok(table) => engine.pins.pin(space, &table, request).map_err(Failure::from),
         Err(error) => Err(status::of(error.kind()).into()),
     };
@@ -313,7 +306,8 @@ pub unsafe extern "C" fn pinfold_region_unregister(
         };
         let (wait, name) = (engine.pins.host(), Name(id.raw));
         let memory = engine.slots.close(wait, name)?;
-        let unpinned = PinTable::open(memory.words())
+        // SAFETY: the region's table memory, which is the library's until this call has ended.
+        let unpinned = PinTable::open(unsafe { memory.words() })
             .is_ok_and(|table| engine.pins.unpin(&table, dirtied).is_ok());
         if !unpinned {
             engine.slots.publish(wait, name);

@@ -3,14 +3,13 @@
 //! A slot is taken, filled and freed under the lock. Readers take no lock: they look at the state
 //! word, read, and look again.
 
-#![expect(unsafe_code, reason = "makes words out of the table memory that C gives")]
-
-use core::slice;
+#![expect(unsafe_code, reason = "reads the table memory that C gives")]
 
 use pinfold::host::{Wait, locked};
 use pinfold::sync::{AtomicPtr, Lock, Ordering, Word, fence};
 use pinfold::table::PinTable;
 
+use crate::memory::Words;
 use crate::status::{
     PINFOLD_ERR_BUSY, PINFOLD_ERR_CORRUPT, PINFOLD_ERR_NOT_FOUND, PINFOLD_ERR_OVERFLOW,
     PINFOLD_ERR_TOO_HARD, Status,
@@ -34,37 +33,6 @@ enum State {
     Closing = 3,
 }
 
-/// Memory for a pin table, checked: not null, aligned, as long as it says.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TableMemory {
-    first: *mut Word,
-    words: usize,
-}
-
-impl TableMemory {
-    /// `words` words from `first`.
-    ///
-    /// # Safety
-    /// They are mapped, aligned, readable and writable, and nobody but the library touches them as
-    /// long as the region lives that they are registered for, and readers that began before its end.
-    pub(crate) const unsafe fn new(first: *mut u64, words: usize) -> Self {
-        Self { first: first.cast(), words }
-    }
-
-    pub(crate) fn words<'a>(self) -> &'a [Word] {
-        // SAFETY: aligned, mapped and the library's own by the contract of `new`; accessed only
-        // through atomics. The lifetime is that of the call that uses it.
-        unsafe { slice::from_raw_parts(self.first, self.words) }
-    }
-
-    /// Whether it shares a byte with the `bytes` bytes from `start`.
-    pub(crate) fn overlaps(self, start: usize, bytes: usize) -> bool {
-        let first = self.first.addr();
-        let end = first.saturating_add(self.words.saturating_mul(size_of::<Word>()));
-        first < start.saturating_add(bytes) && start < end
-    }
-}
-
 #[derive(Debug)]
 struct Slot {
     /// Generation above, state below. Written under the lock; read by anybody.
@@ -85,11 +53,11 @@ impl Slot {
         }
     }
 
-    fn memory(&self) -> TableMemory {
+    fn memory(&self) -> Words {
         // Acquire: pairs with the fence in `take`, so that a reader who sees a new half also sees the
         // state that was stored before it.
         let words = pinfold_arch::addr::index(self.words.load(Ordering::Acquire));
-        TableMemory { first: self.first.load(Ordering::Acquire), words }
+        Words::at(self.first.load(Ordering::Acquire), words)
     }
 
     /// Stores a state. Release: whoever finds it live finds the table complete.
@@ -138,14 +106,13 @@ impl Slots {
     }
 
     /// Takes a free slot for a region with this table memory.
-    pub(crate) fn take(&self, wait: &impl Wait, memory: TableMemory) -> Result<Name, Status> {
+    pub(crate) fn take(&self, wait: &impl Wait, memory: Words) -> Result<Name, Status> {
         locked(wait, &self.used, |used| {
-            let (start, bytes) = (memory.first.addr(), memory.words * size_of::<Word>());
             let shared = self
                 .slots
                 .iter()
                 .enumerate()
-                .any(|(at, slot)| *used >> at & 1 != 0 && slot.memory().overlaps(start, bytes));
+                .any(|(at, slot)| *used >> at & 1 != 0 && slot.memory().overlaps_words(memory));
             if shared {
                 return Err(PINFOLD_ERR_BUSY);
             }
@@ -157,8 +124,8 @@ impl Slots {
             // a reader that sees it also sees that the slot's last region is gone: the fence pairs
             // with the reader's acquire loads.
             fence(Ordering::Release);
-            slot.first.store(memory.first, Ordering::Relaxed);
-            slot.words.store(memory.words as u64, Ordering::Relaxed);
+            slot.first.store(memory.first(), Ordering::Relaxed);
+            slot.words.store(memory.count() as u64, Ordering::Relaxed);
             *used |= 1 << at;
             Ok(Name(generation << LOW_BITS | at))
         })
@@ -174,7 +141,7 @@ impl Slots {
     }
 
     /// Closes a live region to readers; its table memory.
-    pub(crate) fn close(&self, wait: &impl Wait, name: Name) -> Result<TableMemory, Status> {
+    pub(crate) fn close(&self, wait: &impl Wait, name: Name) -> Result<Words, Status> {
         locked(wait, &self.used, |_| {
             let (slot, state) = self.find(name)?;
             if state & LOW != State::Live as u64 {
@@ -216,7 +183,10 @@ impl Slots {
         if !unchanged() {
             return Err(PINFOLD_ERR_TOO_HARD);
         }
-        let result = PinTable::open(memory.words()).map_err(|_| PINFOLD_ERR_CORRUPT).and_then(read);
+        // SAFETY: both halves are those that the live region was registered with, whose words are the
+        // library's until readers that began before its end have ended.
+        let words = unsafe { memory.words() };
+        let result = PinTable::open(words).map_err(|_| PINFOLD_ERR_CORRUPT).and_then(read);
         if unchanged() { result } else { Err(PINFOLD_ERR_TOO_HARD) }
     }
 
@@ -239,10 +209,9 @@ mod tests {
 
     const WORDS: usize = 16;
 
-    fn memory(words: &[Word; WORDS]) -> TableMemory {
+    fn memory(words: &[Word; WORDS]) -> Words {
         assert!(PinTable::new(words).is_ok());
-        // SAFETY: an array of words, touched by nobody else while the test runs.
-        unsafe { TableMemory::new(words.as_ptr().cast_mut().cast(), WORDS) }
+        Words::at(words.as_ptr().cast_mut(), WORDS)
     }
 
     fn live(slots: &Slots, words: &[Word; WORDS]) -> Name {
@@ -283,15 +252,5 @@ mod tests {
         };
         assert_eq!(read(&slots, old, replace), Err(PINFOLD_ERR_TOO_HARD));
         assert_eq!(read(&slots, old, || ()), Err(PINFOLD_ERR_NOT_FOUND));
-    }
-
-    #[test]
-    fn table_memory_that_touches_is_not_shared() {
-        let words = [const { Word::new(0) }; WORDS];
-        let table = memory(&words);
-        let (start, bytes) = (table.first.addr(), WORDS * size_of::<Word>());
-        assert!(table.overlaps(start, 1) && table.overlaps(start + bytes - 1, 1));
-        assert!(!table.overlaps(start + bytes, 1) && !table.overlaps(start - 1, 1));
-        assert!(table.overlaps(start - 1, 2) && !table.overlaps(start, 0));
     }
 }

@@ -11,6 +11,8 @@ _Static_assert(sizeof(pinfold_status) == 4 && (pinfold_status)-1 < 0, "status");
 _Static_assert(PINFOLD_ABI_VERSION == 1, "a new version: say here what has changed");
 _Static_assert(PINFOLD_ENGINE_SIZE == 4096 && PINFOLD_ENGINE_ALIGN == 64, "engine");
 _Static_assert(PINFOLD_ENGINE_REGIONS == 64, "regions");
+_Static_assert(PINFOLD_REALMODE_SIZE == 256 && PINFOLD_REALMODE_ALIGN == 64, "view");
+_Static_assert(PINFOLD_AREAS == 4, "areas");
 
 SIZE(pinfold_host_ops, 88);
 AT(pinfold_host_ops, size, 0);
@@ -62,6 +64,10 @@ AT(pinfold_region_desc, revocable, 48);
 AT(pinfold_region_desc, reserved, 52);
 AT(pinfold_region_desc, table, 56);
 AT(pinfold_region_desc, table_words, 64);
+
+SIZE(pinfold_area, 16);
+AT(pinfold_area, words, 0);
+AT(pinfold_area, count, 8);
 
 /* The numbers of the statuses. */
 _Static_assert(PINFOLD_OK == 0 && PINFOLD_ERR_INVALID_ARGUMENT == -1, "status");
