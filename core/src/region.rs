@@ -200,9 +200,8 @@ pub enum RegionError {
     /// The memory could not be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The memory could not all be given back. Unless the kind is
-    /// [`Busy`](ErrorKind::Busy), [`NotFound`](ErrorKind::NotFound) or
-    /// [`InvalidArgument`](ErrorKind::InvalidArgument), the region is gone nevertheless.
+    /// The memory could not all be given back. With [`UnpinError::Table`] nothing was, and the region
+    /// stays; else it is gone.
     #[error(transparent)]
     Unpin(#[from] UnpinError),
 }

@@ -315,7 +315,8 @@ impl<'m> Registry<'m> {
     /// lies there, from the address on.
     ///
     /// # Context
-    /// Any. Reads every record that was ever in use.
+    /// May sleep, in `pause`, whose answer does not matter here: every record that was ever in use is
+    /// read.
     #[must_use]
     pub fn device_at(
         &self,
@@ -324,7 +325,9 @@ impl<'m> Registry<'m> {
         shift: PageShift,
     ) -> Option<DeviceMemory> {
         let highest = locked(wait, &self.memory, |memory| memory.highest);
+        let mut steps = Steps::new(wait, PageCount::ZERO);
         (0..highest).find_map(|number| {
+            let _ = steps.did(1, PageCount::ZERO);
             let record = self.view.record(number)?;
             let life = Life(record.load(Field::STATE, Ordering::Acquire));
             let region = self.region(RegionId::new(number, life))?;
