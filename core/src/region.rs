@@ -160,7 +160,8 @@ pub enum RegionError {
     /// The words do not continue those that the registry has.
     #[error("the words do not continue the registry's")]
     NotBehind,
-    /// A registered region overlaps the range, and is not exactly this range with this access.
+    /// A registered region overlaps the range, and is not exactly this range with this access, or
+    /// this device memory.
     #[error("a registered region overlaps the range")]
     Overlap {
         /// That region.

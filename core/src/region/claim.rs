@@ -44,19 +44,15 @@ impl<'m> Registry<'m> {
         backing: Backing<'m>,
     ) -> Result<Claim, RegionError> {
         let span = self.span(range)?;
-        let access = match backing {
-            Backing::Pinned { access, .. } => Some(access),
-            Backing::Device(_) => None,
-        };
         locked(wait, &self.memory, |memory| {
-            if let Some(registered) = self.share(range, span, access)? {
+            if let Some(registered) = self.share(range, span, backing)? {
                 return Ok(Claim::Shared(registered));
             }
-            let (place, length) = match backing {
-                Backing::Pinned { table, place, .. } => {
-                    (place.ok_or(RegionError::Unreachable)?, table.len() as u64)
+            let (place, length, access) = match backing {
+                Backing::Pinned { table, place, access } => {
+                    (place.ok_or(RegionError::Unreachable)?, table.len() as u64, access.bits())
                 }
-                Backing::Device(at) => (at.raw(), 0),
+                Backing::Device(at) => (at.raw(), 0, 0),
             };
             let nodes = self.directory().nodes_for(span).map_err(|taken| self.conflict(taken))?;
             memory
@@ -70,7 +66,6 @@ impl<'m> Registry<'m> {
             record.store(Field::LAST, range.last().raw() - range.start().raw());
             record.store(Field::PLACE, place);
             record.store(Field::LENGTH, length);
-            let access = access.map_or(0, |access| access.bits());
             WriterWord { phase: Phase::Coming, access, number: 0 }.write(&record);
             for page in [span.first, span.end - 1] {
                 let added = self.directory().add(memory, number, span, page);
@@ -80,13 +75,13 @@ impl<'m> Registry<'m> {
         })
     }
 
-    /// Registers the range once more if it is registered exactly so. `access` is `None` for device
-    /// memory.
+    /// Registers the range once more if it is registered exactly so: with no less access, or as the
+    /// same device memory.
     fn share(
         &self,
         range: &AddrRange,
         span: Span,
-        access: Option<Access>,
+        backing: Backing<'_>,
     ) -> Result<Option<Registered>, RegionError> {
         let Some(number) = self.directory().named_for(span.first) else { return Ok(None) };
         let Some(record) = self.view.record(number) else { return Ok(None) };
@@ -97,9 +92,13 @@ impl<'m> Registry<'m> {
         if state.phase != Phase::Here {
             return Err(RegionError::Busy);
         }
-        let needed = access.map_or(0, |access| access.bits());
         let is_device = Shape(record.load(Field::SHAPE, Ordering::Relaxed)).is_device();
-        if is_device != access.is_none() || state.access & needed != needed {
+        let place = record.load(Field::PLACE, Ordering::Relaxed);
+        let fits = match backing {
+            Backing::Pinned { access, .. } => !is_device && access.bits() & !state.access == 0,
+            Backing::Device(at) => is_device && place == at.raw(),
+        };
+        if !fits {
             return Err(self.conflict(Taken(number)));
         }
         if state.number == u64::from(u32::MAX) {
@@ -174,7 +173,9 @@ impl<'m> Registry<'m> {
                 for other in (next..to).filter(|other| *other != number) {
                     let Some(record) = self.view.record(other) else { continue };
                     let (start, last) = place(&record);
-                    let used = WriterWord::read(&record).phase != Phase::Free;
+                    // Device memory has no table: an address stands there.
+                    let used = WriterWord::read(&record).phase != Phase::Free
+                        && record.load(Field::LENGTH, Ordering::Relaxed) != 0;
                     if used && first < last && start < end {
                         return Err(RegionError::TableInUse);
                     }
@@ -212,6 +213,10 @@ impl<'m> Registry<'m> {
 
     /// Undoes a claim.
     pub(super) fn withdraw(&self, wait: &impl Wait, range: &AddrRange, number: u64) {
+        if let Some(record) = self.view.record(number) {
+            let state = WriterWord { phase: Phase::Going, access: 0, number: 0 };
+            locked(wait, &self.memory, |_| state.write(&record));
+        }
         self.take_out(wait, range, number);
         locked(wait, &self.memory, |memory| memory.free_record(&self.view, number));
     }

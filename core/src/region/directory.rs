@@ -10,7 +10,7 @@
 use pinfold_arch::addr::index;
 use pinfold_arch::{PageCount, VirtAddr};
 
-use super::memory::Memory;
+use super::memory::{Memory, Phase, WriterWord};
 use crate::realmode::RealMode;
 use crate::realmode::layout::{DIRECTORY_LEVELS, Entry, Field, NODE_ENTRIES, NODE_ORDER, Window};
 use crate::sync::{Ordering, Word};
@@ -226,18 +226,25 @@ impl<'m> Directory<'m> {
         (end, words)
     }
 
-    /// What the entries of a node say, if that is all the same but for those that are empty.
+    /// What the entries of a node say, if that is all the same but for those that are empty. A region
+    /// that is being taken out is not made the only one of the block above: it would be split into
+    /// blocks again that it has left already. The node goes with the last of its blocks.
     fn only_entry(&self, node: u64) -> Option<Entry> {
         let mut only = Entry::Empty;
         for word in self.entries(node) {
             let entry = Entry::decode(word.load(Ordering::Relaxed));
             match (entry, only) {
                 (Entry::Empty, _) => {}
-                (Entry::Record(_), Entry::Empty) => only = entry,
+                (Entry::Record(number), Entry::Empty) if !self.is_going(number) => only = entry,
                 _ if entry == only => {}
                 _ => return None,
             }
         }
         Some(only)
+    }
+
+    fn is_going(&self, number: u64) -> bool {
+        let record = self.view.record(number);
+        record.is_some_and(|record| WriterWord::read(&record).phase == Phase::Going)
     }
 }

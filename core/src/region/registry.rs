@@ -208,7 +208,8 @@ impl<'m> Registry<'m> {
 
     /// Registers device memory: `range` is mapped to the physical addresses from `at` on. It is not
     /// pinned and not charged; that it stays there is the caller's to see to. It carries IOMMU
-    /// pages up to the largest size that divides its start, its length and `at`.
+    /// pages up to the largest size that divides its start, its length and `at`. If exactly this
+    /// is registered already, it is only registered once more.
     ///
     /// # Context
     /// As [`register`](Self::register).

@@ -1,13 +1,12 @@
-//! A region's life: registering, sharing, mapping, removing, and what is refused.
+//! Thousands of regions that share a chunk, pinned by a host's own call.
 
 use pinfold::host::{Host, NoAccount, NoTrace, SpaceId, SpinWait};
 use pinfold::region::{InSpace, RegionError, Unregistered};
 use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
-use pinfold::sync::Word;
 use pinfold::table::{Run, TooHard};
 use pinfold::*;
 
-const BASE: PageShift = PageShift::SIZE_4K;
+use super::{BASE, range, words};
 
 struct Fixed;
 impl PinSource for Fixed {
@@ -41,14 +40,6 @@ impl Host for Plain {
     }
 }
 
-fn range(first: u64, pages: u64) -> AddrRange {
-    AddrRange::new(VirtAddr::new(first << 12), PageCount::new(pages), BASE).unwrap()
-}
-
-fn words(n: usize) -> Vec<Word> {
-    (0..n).map(|_| Word::new(0)).collect()
-}
-
 #[test]
 fn four_thousand_one_page_regions_in_one_chunk() {
     const REGIONS: usize = 4096;
@@ -57,7 +48,7 @@ fn four_thousand_one_page_regions_in_one_chunk() {
     let memory = words(own_words + REGIONS * 10);
     let (own, tables) = memory.split_at(own_words);
     let registry =
-        Registry::new(Areas::new(&[&memory]).unwrap(), own, &window, REGIONS as u32).unwrap();
+        Registry::new(Areas::new(&[memory]).unwrap(), own, &window, REGIONS as u32).unwrap();
     let pins = HostPins::new(Plain, Fixed);
     let pinner = InSpace { pins: &pins, space: SpaceId(1) };
     let mut regions = Vec::new();
