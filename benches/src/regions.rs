@@ -261,10 +261,10 @@ impl Registered {
     #[must_use]
     pub fn addresses(&self) -> Flat {
         let span = self.layout.span();
-        let slots = Flat::new(index(span.pages().raw()));
+        let (reader, slots) = (self.reader(), Flat::new(index(span.pages().raw())));
         let pages = (span.start().raw()..).step_by(index(BASE.bytes()));
         for (va, slot) in pages.zip(slots.words()) {
-            let found = self.reader().locate(va).expect("it is registered");
+            let found = reader.locate(va).expect("it is registered");
             slot.store(found, Ordering::Relaxed);
         }
         slots
