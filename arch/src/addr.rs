@@ -197,6 +197,8 @@ pub struct Order(u8);
 impl Order {
     /// One base page.
     pub const ZERO: Self = Self(0);
+    /// The largest there is.
+    pub const LARGEST: Self = Self(63);
 
     /// The folio size of `1 << order` base pages; `None` from 64 on.
     #[must_use]

@@ -10,7 +10,7 @@
 //! What was accepted is recorded in the [`PinTable`], which owns the pins. Any
 //! failure gives back everything.
 
-use pinfold_arch::{AddrRange, PageCount, PageFormat, VirtAddr};
+use pinfold_arch::{AddrRange, Order, PageCount, PageFormat, VirtAddr};
 
 use crate::frames::FrameTable;
 use crate::host::{Account, Flow, GupHost, Mapping, Progress, Step, Wait};
@@ -25,6 +25,7 @@ mod batch;
 mod defer;
 pub mod error;
 pub(crate) mod fast;
+pub(crate) mod indivisible;
 mod measure;
 mod permit;
 pub(crate) mod slow;
@@ -34,6 +35,7 @@ pub use error::{PinCause, PinError};
 pub use unpin::{Dirtied, UnpinError, Unpinned};
 
 use fast::Stopped;
+use indivisible::Indivisible;
 
 /// What a successful call did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,11 +52,27 @@ pub struct Pinned {
     pub faults: u64,
     /// Folios moved.
     pub migrated: u64,
+    /// In how large pieces the range stays for as long as it is pinned: the largest order such that
+    /// whatever of the range lies in one naturally aligned block of so many pages of addresses is
+    /// consecutive frames of one hugetlb folio, which is at least as large, and aligned as the
+    /// addresses are. Zero if any page is of no hugetlb folio: other large folios may be mapped in
+    /// smaller pieces while the pins last.
+    ///
+    /// The range itself may begin and end inside a block. Where pages of a device are to be so large,
+    /// it must not.
+    pub indivisible: Order,
 }
 
 impl Pinned {
-    const NOTHING: Self =
-        Self { pages: PageCount::ZERO, runs: 0, tables: 0, entries: 0, faults: 0, migrated: 0 };
+    pub(crate) const NOTHING: Self = Self {
+        pages: PageCount::ZERO,
+        runs: 0,
+        tables: 0,
+        entries: 0,
+        faults: 0,
+        migrated: 0,
+        indivisible: Order::ZERO,
+    };
 }
 
 /// One pin call under way.
@@ -64,6 +82,8 @@ pub(crate) struct Call<'a, 'm, H, F> {
     pub(crate) space: &'a AddressSpace<F>,
     pub(crate) request: &'a PinRequest,
     pub(crate) report: Pinned,
+    /// What its runs come to.
+    indivisible: Indivisible,
     /// How many runs the fast way looks ahead.
     look: usize,
     /// The mapping that the slow way looked up last, good while the sequence stands.
@@ -107,6 +127,7 @@ pub(crate) fn pin_pages<H: GupHost, F: PageFormat>(
         space,
         request,
         report: Pinned::NOTHING,
+        indivisible: Indivisible::new(),
         look: fast::RUNS,
         known: None,
     };
@@ -171,6 +192,7 @@ fn fill<H: GupHost, F: PageFormat>(
         }
     }
     call.report.pages = range.pages();
+    call.report.indivisible = call.indivisible.order();
     Ok(())
 }
 

@@ -525,6 +525,27 @@ uint32_t pinfold_version(void);
 pinfold_status pinfold_run_sink_push(struct pinfold_run_sink *sink, uint64_t pfn, uint64_t pages);
 
 /**
+ * pinfold_run_sink_push for frames of a folio that the host never splits: hugetlb memory, or memory
+ * that was set aside when the host started. The run is the folio, or a part of it; the whole has
+ * `1 << order` base pages. A device's page may then be as large. Memory that is only large for now
+ * is no such memory; order 0 says so.
+ *
+ * # Context
+ * Only from inside the pin hook, with the sink that it was called with.
+ *
+ * # Errors
+ * As pinfold_run_sink_push; and PINFOLD_ERR_REFUSED if the run does not lie inside one naturally
+ * aligned block of that order, all frames of which have a physical address.
+ *
+ * # Safety
+ * `sink` is null or what the hook was called with, on the same thread, before it returned.
+ */
+pinfold_status pinfold_run_sink_push_indivisible(struct pinfold_run_sink *sink,
+                                                 uint64_t pfn,
+                                                 uint64_t pages,
+                                                 uint32_t order);
+
+/**
  * Bytes that an engine takes: PINFOLD_ENGINE_SIZE of the library that is linked.
  *
  * # Context

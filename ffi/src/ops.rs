@@ -5,7 +5,7 @@
 use core::ffi::c_void;
 
 use pinfold::source::RunSink;
-use pinfold::{PageCount, Pfn};
+use pinfold::{Order, PageCount, Pfn};
 
 use crate::pointer::{self, Grown};
 use crate::status::{PINFOLD_ERR_REFUSED, PINFOLD_OK, Status};
@@ -148,6 +148,31 @@ unsafe impl Grown for HostOps {}
 /// `sink` is null or what the hook was called with, on the same thread, before it returned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pinfold_run_sink_push(sink: *mut PinSink, pfn: u64, pages: u64) -> Status {
+    // SAFETY: the caller's, which is the same.
+    unsafe { pinfold_run_sink_push_indivisible(sink, pfn, pages, 0) }
+}
+
+/// pinfold_run_sink_push for frames of a folio that the host never splits: hugetlb memory, or memory
+/// that was set aside when the host started. The run is the folio, or a part of it; the whole has
+/// `1 << order` base pages. A device's page may then be as large. Memory that is only large for now
+/// is no such memory; order 0 says so.
+///
+/// # Context
+/// Only from inside the pin hook, with the sink that it was called with.
+///
+/// # Errors
+/// As pinfold_run_sink_push; and PINFOLD_ERR_REFUSED if the run does not lie inside one naturally
+/// aligned block of that order, all frames of which have a physical address.
+///
+/// # Safety
+/// `sink` is null or what the hook was called with, on the same thread, before it returned.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinfold_run_sink_push_indivisible(
+    sink: *mut PinSink,
+    pfn: u64,
+    pages: u64,
+    order: u32,
+) -> Status {
     let mut sink = match pointer::check(sink.cast::<RunSink<'_>>()) {
         Ok(sink) => sink,
         Err(status) => return status,
@@ -155,7 +180,9 @@ pub unsafe extern "C" fn pinfold_run_sink_push(sink: *mut PinSink, pfn: u64, pag
     // SAFETY: the hook was called with a pointer to the one sink of that call, which nobody else
     // touches until the hook returns.
     let sink = unsafe { sink.as_mut() };
-    match sink.push(Pfn::new(pfn), PageCount::new(pages)) {
+    // No folio is as large as the largest order, so larger ones are refused like it.
+    let order = u8::try_from(order).ok().and_then(Order::new).unwrap_or(Order::LARGEST);
+    match sink.push_indivisible(Pfn::new(pfn), PageCount::new(pages), order) {
         Ok(()) => PINFOLD_OK,
         Err(_) => PINFOLD_ERR_REFUSED,
     }

@@ -1,6 +1,6 @@
 //! What can go wrong between the engine and a host that counts pins itself.
 
-use pinfold_arch::{PageCount, Pfn};
+use pinfold_arch::{Order, PageCount, Pfn};
 
 use crate::error::ErrorKind;
 
@@ -66,6 +66,16 @@ pub enum SourceError {
         /// Its length.
         pages: PageCount,
     },
+    /// It reported frames as part of one folio that no folio of that order can have together.
+    #[error("the host reported {pages} frames from {pfn} as part of one {order:?} folio")]
+    NotOneFolio {
+        /// The run's first frame.
+        pfn: Pfn,
+        /// Its length.
+        pages: PageCount,
+        /// The size of the folio as reported.
+        order: Order,
+    },
     /// It stopped at a run that was refused. The call that pins puts the reason in place of this.
     #[error("a run was refused")]
     RunRefused,
@@ -94,6 +104,7 @@ impl SourceError {
             | Self::TooMany { .. }
             | Self::Empty { .. }
             | Self::NoSuchFrames { .. }
+            | Self::NotOneFolio { .. }
             | Self::RunRefused
             | Self::Unknown { .. } => ErrorKind::BadHost,
         }

@@ -129,8 +129,9 @@ impl Batch {
                 Err(_) => give_up(call, run.pfn, part),
             }
         }
-        if counted.singles {
+        if counted.singles && filler.done() != before {
             call.report.runs += filler.done().raw() - before.raw();
+            call.indivisible.add_base_pages();
         }
         intact.and(result)
     }
@@ -268,8 +269,11 @@ fn record<H: GupHost, F: PageFormat>(
         filler.place_singles(pfn, pages)
     } else {
         let mut recorded = PageCount::ZERO;
-        for (_, pfn, pages) in pieces(&call.frames, pfn, pages) {
+        let first = call.request.range.start().raw() >> call.request.range.base().raw();
+        for (folio, pfn, pages) in pieces(&call.frames, pfn, pages) {
             call.report.runs += 1;
+            let page = first + filler.done().raw();
+            call.indivisible.add_folio(page, pfn, folio);
             let more = filler.place(pfn, pages);
             recorded = PageCount::new(recorded.raw() + more.raw());
         }

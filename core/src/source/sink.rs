@@ -2,9 +2,10 @@
 
 use core::fmt;
 
-use pinfold_arch::{AddrRange, PageCount, Pfn, VirtAddr};
+use pinfold_arch::{AddrRange, Order, PageCount, Pfn, VirtAddr};
 
 use crate::host::{SourceError, Step};
+use crate::pin::indivisible::Indivisible;
 use crate::table::Run;
 use crate::table::fill::Filler;
 
@@ -20,6 +21,8 @@ pub struct RunSink<'m> {
     got: PageCount,
     /// Runs that were accepted, in all parts.
     runs: u64,
+    /// What they come to.
+    indivisible: Indivisible,
     /// Accepted when the table's words had run out. Consecutive, and the last of the part.
     loose: heapless::Vec<(Pfn, PageCount), LOOSE>,
     refused: Option<Refused>,
@@ -54,6 +57,7 @@ impl<'m> RunSink<'m> {
             part: range,
             got: PageCount::ZERO,
             runs: 0,
+            indivisible: Indivisible::new(),
             loose: heapless::Vec::new(),
             refused: None,
             step,
@@ -71,8 +75,28 @@ impl<'m> RunSink<'m> {
     /// [step](crate::host::Wait::step). Give it back, and what else is not reported, and return the
     /// error.
     pub fn push(&mut self, pfn: Pfn, pages: PageCount) -> Result<(), SourceError> {
+        self.push_indivisible(pfn, pages, Order::ZERO)
+    }
+
+    /// [`push`](Self::push) for frames of a folio that the host never splits: hugetlb memory, or
+    /// memory that was set aside when the host started. The run is the folio, or a part of it; `order`
+    /// is that of the whole. Such a promise is what lets a device's page be larger than a
+    /// base page: see [`Pinned::indivisible`](crate::pin::Pinned::indivisible).
+    ///
+    /// Memory that is only large for now is no such memory; `push` it. Order zero promises nothing,
+    /// for runs of any length.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push); and the run must lie inside one naturally aligned block of that order,
+    /// all frames of which have a physical address.
+    pub fn push_indivisible(
+        &mut self,
+        pfn: Pfn,
+        pages: PageCount,
+        order: Order,
+    ) -> Result<(), SourceError> {
         if self.refused.is_none() {
-            self.refused = self.accept(pfn, pages).err();
+            self.refused = self.accept(pfn, pages, order).err();
         }
         if self.refused.is_some() { Err(SourceError::RunRefused) } else { Ok(()) }
     }
@@ -83,7 +107,7 @@ impl<'m> RunSink<'m> {
         PageCount::new(self.part.pages().raw() - self.got.raw())
     }
 
-    fn accept(&mut self, pfn: Pfn, pages: PageCount) -> Result<(), Refused> {
+    fn accept(&mut self, pfn: Pfn, pages: PageCount, order: Order) -> Result<(), Refused> {
         let wrong = |error| Err(Refused::Wrong(error));
         let Some(others) = pages.raw().checked_sub(1) else {
             return wrong(SourceError::Empty { pfn });
@@ -96,11 +120,19 @@ impl<'m> RunSink<'m> {
         if last.and_then(|last| last.addr(self.part.base())).is_none() {
             return wrong(SourceError::NoSuchFrames { pfn, pages });
         }
+        if order != Order::ZERO {
+            let end = Pfn::new(pfn.raw() | (order.pages().raw() - 1));
+            if last > Some(end) || end.addr(self.part.base()).is_none() {
+                return wrong(SourceError::NotOneFolio { pfn, pages, order });
+            }
+        }
         self.crowded |= self.left == 0;
         if self.left == 0 || self.loose.is_full() {
             return Err(Refused::Full);
         }
         self.left = self.left.saturating_sub(Filler::most_words(pages));
+        let start = self.part.start().raw() >> self.part.base().raw();
+        self.indivisible.add(start + self.got.raw(), pfn, order);
         let recorded = self.filler.place(pfn, pages);
         if recorded < pages {
             // The last frame has an address, so this one has a number.
@@ -155,6 +187,11 @@ impl<'m> RunSink<'m> {
     /// How many runs were accepted.
     pub(super) fn runs(&self) -> u64 {
         self.runs
+    }
+
+    /// See [`Pinned::indivisible`](crate::pin::Pinned::indivisible).
+    pub(super) fn indivisible(&self) -> Order {
+        self.indivisible.order()
     }
 
     /// The address of the first page that was not reported; the part's last if all were.

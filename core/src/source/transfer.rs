@@ -43,8 +43,8 @@ pub(super) fn pin_from_source<H: Host, S: PinSource>(
     let mut sink = RunSink::new(Filler::new(*table, geometry), request.range, step);
     match call.fill(&mut sink).and_then(|()| call.publish(table, &sink)) {
         Ok(()) => {
-            let runs = sink.runs();
-            Ok(Pinned { pages, runs, tables: 0, entries: 0, faults: 0, migrated: 0 })
+            let (runs, indivisible) = (sink.runs(), sink.indivisible());
+            Ok(Pinned { pages, runs, indivisible, ..Pinned::NOTHING })
         }
         Err(error) => {
             // A step may be behind us since the last pause. Giving back cannot be stopped.

@@ -93,7 +93,8 @@ static void what_the_pin_hook_says(void)
 
 static void misdeeds(void)
 {
-    static const enum misdeed all[] = {SHORT, TOO_MANY, WRAPS, TOO_HIGH, NO_PAGES, IGNORES};
+    static const enum misdeed all[] = {SHORT, TOO_MANY, WRAPS, TOO_HIGH, NO_PAGES,
+                                       NO_FOLIO, NO_ORDER, IGNORES};
     struct pinfold_region_desc desc = region(3, 2000, table, 8192);
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -112,6 +113,7 @@ static void misdeeds(void)
     CHECK_STATUS(pinfold_run_sink_push(NULL, 1, 1), PINFOLD_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(pinfold_run_sink_push((void *)((char *)table + 1), 1, 1),
                  PINFOLD_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(pinfold_run_sink_push_indivisible(NULL, 1, 1, 0), PINFOLD_ERR_INVALID_ARGUMENT);
 }
 
 /* Hooks may call the library: what they find of a region that is on its way in or out. */

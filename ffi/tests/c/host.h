@@ -32,14 +32,16 @@
 
 #define PAGE UINT64_C(4096)
 #define START UINT64_C(0x400000)
-#define RUN 4
+#define RUN_ORDER 2
+#define RUN (1 << RUN_ORDER)
 #define MEMORY_PAGES 2048
 #define FIRST_FRAME UINT64_C(0x10000)
 #define SPACE UINT64_C(0xfeedface12345678)
 #define HOLDER 77u
 #define ACCOUNT 99u
 
-enum misdeed { HONEST, SHORT, TOO_MANY, WRAPS, TOO_HIGH, NO_PAGES, SAYS, SAYS_AFTER, IGNORES };
+enum misdeed { HONEST, SHORT, TOO_MANY, WRAPS, TOO_HIGH, NO_PAGES, NO_FOLIO, NO_ORDER, SAYS, SAYS_AFTER,
+               IGNORES };
 
 struct host {
     uint32_t pins[MEMORY_PAGES];
@@ -116,6 +118,10 @@ static int32_t host_pin(void *ctx, const struct pinfold_pin_part *part,
         return pinfold_run_sink_push(sink, UINT64_C(1) << 52, 1);
     case NO_PAGES:
         return pinfold_run_sink_push(sink, FIRST_FRAME, 0);
+    case NO_FOLIO:
+        return pinfold_run_sink_push_indivisible(sink, FIRST_FRAME + 1, 4, 2);
+    case NO_ORDER:
+        return pinfold_run_sink_push_indivisible(sink, FIRST_FRAME, 1, UINT32_MAX);
     case IGNORES:
         CHECK_STATUS(pinfold_run_sink_push(sink, FIRST_FRAME, UINT64_MAX), PINFOLD_ERR_REFUSED);
         CHECK_STATUS(pinfold_run_sink_push(sink, FIRST_FRAME, 1), PINFOLD_ERR_REFUSED);
@@ -131,7 +137,10 @@ static int32_t host_pin(void *ctx, const struct pinfold_pin_part *part,
         if (pages > end - page)
             pages = end - page;
         count(host, frame, pages);
-        if (pinfold_run_sink_push(sink, frame, pages) != PINFOLD_OK) {
+        pinfold_status status = page / RUN % 2
+            ? pinfold_run_sink_push(sink, frame, pages)
+            : pinfold_run_sink_push_indivisible(sink, frame, pages, RUN_ORDER);
+        if (status != PINFOLD_OK) {
             uncount(host, frame, pages);
             return PINFOLD_ERR_REFUSED;
         }
