@@ -51,15 +51,18 @@ prop_compose! {
             1..8,
         ),
     ) -> (u64, Vec<Behind>) {
-        let mut pages = Vec::new();
+        let (mut pages, mut next) = (Vec::new(), 0);
         for (number, skip, length, how) in parts {
             let aligned = (first as usize + pages.len()) % 32;
-            let (skip, length) = match how {
-                0 => (skip, length),
-                1 => (aligned, length),
-                2 => (aligned ^ 8, length),
-                _ => (aligned, 32),
+            let (number, skip, length) = match how {
+                0 => (number, skip, length),
+                1 => (number, aligned, length),
+                2 => (number, aligned ^ 8, length),
+                // The frames behind those of the last one.
+                3 => (next, aligned, 32),
+                _ => (number, aligned, 32),
             };
+            next = (number + 1) % BLOCKS.len();
             pages.extend(block(number).skip(skip).take(length));
         }
         (first, pages)

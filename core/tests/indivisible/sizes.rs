@@ -86,6 +86,16 @@ fn the_size_of_one_page_is_not_that_of_those_behind_it() {
     world.map(HUGE, HUGE, one);
     assert_eq!([world.indivisible(HUGE, HUGE), world.indivisible(HUGE - 1, HUGE + 1)], [9, 0]);
 
+    // In one run of frames: 64 KiB each, the third of which can be split.
+    for i in 0..8 {
+        let kind = if i == 2 { FolioKind::Anonymous } else { FolioKind::Hugetlb };
+        world.folio(5 * HUGE + i * 16, 4, kind);
+    }
+    world.map(0, HUGE, 5 * HUGE);
+    for (first, pages, expected) in [(0, 32, 4), (0, 33, 0), (47, 2, 0), (48, 80, 4), (0, 128, 0)] {
+        assert_eq!(world.indivisible(first, pages), expected, "{pages} pages from {first}");
+    }
+
     // On a machine, also when all of it must be faulted in first.
     for hugetlb_first in [true, false] {
         let ram = Ram::new(&Layout::new(Pfn::new(0x1000)).normal(mib(16)));
