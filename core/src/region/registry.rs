@@ -83,6 +83,19 @@ const INDIVISIBLE: pinfold_arch::Order = pinfold_arch::Order::ZERO;
 #[must_use]
 pub struct Grace(u64);
 
+impl Grace {
+    /// The one with this value, which [`raw`](Self::raw) gave.
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The plain value: hand it on, do not interpret it.
+    #[must_use]
+    pub const fn raw(&self) -> u64 {
+        self.0
+    }
+}
+
 impl<'m> Registry<'m> {
     /// An empty registry for the addresses in `window`, with room for `regions` regions. What the words
     /// held is forgotten. They and the tables of all regions lie in `areas`.
