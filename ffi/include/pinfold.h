@@ -3,13 +3,21 @@
  *
  * A region is a range of one address space, pinned by your own pin call, with a table from virtual
  * to physical address that can be read without a lock. The engine and the tables live in memory
- * that you provide; nothing is allocated.
+ * that you provide; nothing is allocated. A registry finds regions by address, shares them among
+ * those who register the same range, and keeps them while something of them is mapped.
  *
  * Every function returns PINFOLD_OK or a negative PINFOLD_ERR_ value, unless it says otherwise, and
  * what it found through pointers, which are the last arguments. Every function may be called from
- * any thread at any time, but for pinfold_engine_init and pinfold_engine_fini. Its documentation says
- * what it needs (Context: "any" means that it neither sleeps nor calls a hook that may), what it
- * returns (Errors, without the prefix), and what is left to you (Safety: what cannot be checked).
+ * any thread at any time, but for those that make or end an engine, a registry or a view. Its
+ * documentation says what it needs (Context: "any" means that it neither sleeps nor calls a hook that
+ * may), what it returns (Errors, without the prefix), and what is left to you (Safety: what cannot be
+ * checked).
+ *
+ * The Context "real mode" is for where nothing is within reach: POWER with translation off, an exit
+ * handler, a non-maskable interrupt. Such a function and all that it calls stand in the section
+ * .text.realmode. It touches only the view, what its pointers point to and the areas that were
+ * declared; takes no lock, calls no hook, uses no vector register; takes a bounded number of steps;
+ * and answers correctly, or TOO_HARD before it has changed anything: ask again by a way that may sleep.
  *
  * In a program without the Rust standard library you provide memcpy, memmove, memset, memcmp and
  *
@@ -189,6 +197,17 @@
 #define PINFOLD_AREAS 4
 
 /**
+ * Bytes that a registry's handle takes; its records and its directory are in the words that it is
+ * given.
+ */
+#define PINFOLD_REGISTRY_SIZE 512
+
+/**
+ * What the address of a registry's memory is a multiple of.
+ */
+#define PINFOLD_REGISTRY_ALIGN 64
+
+/**
  * An engine: a host and its regions. It lies in memory that you provide, and is used only through
  * the functions here.
  */
@@ -206,6 +225,15 @@ struct pinfold_run_sink;
  * made, and is used only through the functions here.
  */
 struct pinfold_realmode;
+
+/**
+ * The regions of one address space. It lies in memory that you provide, and is used only through the
+ * functions here.
+ *
+ * A registry pins a range once, however many register it; keeps it as long as anything of it is
+ * mapped; and is read where nothing may be called, through a view: see struct pinfold_realmode.
+ */
+struct pinfold_registry;
 
 /**
  * What a call returns: PINFOLD_OK, or one of the negative PINFOLD_ERR_ values. A number is never
@@ -461,6 +489,144 @@ struct pinfold_area {
     uint64_t count;
 };
 
+/**
+ * What a registry is for, and its memory.
+ *
+ * Set `size` to sizeof(struct pinfold_registry_desc) and every field that you do not use to zero.
+ * Later versions only append fields, with the rules of struct pinfold_host_ops.
+ */
+struct pinfold_registry_desc {
+    /**
+     * Size of this structure in bytes, as the caller knows it.
+     */
+    size_t size;
+    /**
+     * The address space, as your hooks know it; any number.
+     */
+    uint64_t space;
+    /**
+     * First address of the window: regions lie inside. A multiple of the engine's page size.
+     */
+    uint64_t start;
+    /**
+     * Base pages in the window, at least one.
+     */
+    uint64_t pages;
+    /**
+     * How many regions there may be at once, those included that wait to be reclaimed. Below 2^32.
+     */
+    uint64_t regions;
+    /**
+     * The memory that is read through views: the registry's words and the tables of all regions lie
+     * inside. Copied.
+     */
+    const struct pinfold_area *areas;
+    /**
+     * Number of areas, at most PINFOLD_AREAS.
+     */
+    uint64_t area_count;
+    /**
+     * The registry's own words, aligned to 8 bytes, inside one area.
+     */
+    uint64_t *words;
+    /**
+     * Number of words: see pinfold_registry_words_for.
+     */
+    uint64_t word_count;
+};
+
+/**
+ * A point in a registry's time, which pinfold_registry_retired tells and pinfold_registry_reclaim
+ * wants back.
+ */
+struct pinfold_grace {
+    /**
+     * The value; hand it on, do not interpret it.
+     */
+    uint64_t raw;
+};
+
+/**
+ * What a registration came to. Written whatever the status is, once the arguments are found good;
+ * what the status does not speak of is zero.
+ *
+ * Set `size` to sizeof(struct pinfold_registered). Later versions only append fields: one beyond `size`
+ * is not written, and one that the library does not know is set to zero.
+ */
+struct pinfold_registered {
+    /**
+     * Size of this structure in bytes, as the caller knows it.
+     */
+    size_t size;
+    /**
+     * With OK: the region's id.
+     */
+    struct pinfold_region_id region;
+    /**
+     * With OK: how often the range is registered now. From 2 on nothing was pinned or charged, and
+     * the table memory stayed the caller's.
+     */
+    uint64_t used;
+    /**
+     * With NO_SPACE: the words that the table takes, if it was the table that is too small.
+     */
+    uint64_t need_table;
+    /**
+     * With NO_SPACE: the words that the registry takes in all, if it was the registry's own words that
+     * are too few. Reclaim what is retired, or give it more with pinfold_registry_grow.
+     */
+    uint64_t need_own;
+    /**
+     * With INVALID_ARGUMENT: a registered region that overlaps the range without being just this range
+     * with this access, if that was it.
+     */
+    struct pinfold_region_id with;
+};
+
+/**
+ * What is known of a region.
+ *
+ * Set `size` to sizeof(struct pinfold_region_info); the rules are those of struct pinfold_registered.
+ */
+struct pinfold_region_info {
+    /**
+     * Size of this structure in bytes, as the caller knows it.
+     */
+    size_t size;
+    /**
+     * Its id.
+     */
+    struct pinfold_region_id region;
+    /**
+     * First address.
+     */
+    uint64_t start;
+    /**
+     * Base pages.
+     */
+    uint64_t pages;
+    /**
+     * How often it is registered.
+     */
+    uint64_t used;
+    /**
+     * How many mapped references are held.
+     */
+    uint64_t mapped;
+    /**
+     * Where device memory begins; 0 for memory that is pinned.
+     */
+    uint64_t hpa;
+    /**
+     * The largest IOMMU page that it carries, as a power of two in bytes.
+     */
+    uint32_t usable_shift;
+    /**
+     * 1 for device memory, 0 for memory that is pinned.
+     */
+    uint32_t is_device;
+};
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -591,7 +757,8 @@ pinfold_status pinfold_engine_init(void *memory,
  * Any. No other call on the engine may run at the same time or come after it.
  *
  * # Errors
- * PINFOLD_ERR_BUSY: a region is registered, or being registered or unregistered; nothing has changed.
+ * PINFOLD_ERR_BUSY: a region is registered, or being registered or unregistered, or a registry
+ * pins through the engine; nothing has changed.
  * PINFOLD_ERR_INVALID_ARGUMENT: null, misaligned, or no engine.
  *
  * # Safety
@@ -879,6 +1046,309 @@ pinfold_status pinfold_realmode_map_put(const struct pinfold_realmode *view,
 pinfold_status pinfold_realmode_mark_dirty(const struct pinfold_realmode *view,
                                            struct pinfold_region_id id,
                                            uint64_t va);
+
+/**
+ * Bytes that a registry's handle takes: PINFOLD_REGISTRY_SIZE of the library that is linked.
+ *
+ * # Context
+ * Any.
+ */
+size_t pinfold_registry_size(void);
+
+/**
+ * What the address of a registry's memory must be a multiple of: PINFOLD_REGISTRY_ALIGN of the library
+ * that is linked.
+ *
+ * # Context
+ * Any.
+ */
+size_t pinfold_registry_align(void);
+
+/**
+ * Makes an empty registry in `memory`, which has `size` bytes, and stores its handle in `*out`. It pins
+ * through the hooks of `engine`, whose end it puts off. What the memory and the registry's words held
+ * is forgotten; both are the library's until pinfold_registry_fini. `desc` and the areas are copied.
+ *
+ * # Context
+ * Any; clears the words of all records. No other call on the same memory may run at the same time.
+ *
+ * # Errors
+ * INVALID_ARGUMENT: a pointer is null or misaligned, `size` is less than PINFOLD_REGISTRY_SIZE, the window
+ * is empty, unaligned or wraps, there are more than PINFOLD_AREAS areas, two overlap or one is
+ * impossible, or the words do not lie inside one, or overlap the engine or the registry's memory.
+ * NO_SPACE: the words do not hold the records and the root of the directory. Nothing has changed.
+ *
+ * # Safety
+ * `engine` is null or the handle of an engine. `memory` is null or has `size` writable bytes. `desc`
+ * is null or has as many readable bytes as its first field says. `out` is null or writable. The
+ * areas are readable and writable as long as the registry or a view is used; the registry's words
+ * and the tables of regions are touched only by the library.
+ */
+pinfold_status pinfold_registry_init(void *memory,
+                                     size_t size,
+                                     struct pinfold_engine *engine,
+                                     const struct pinfold_registry_desc *desc,
+                                     struct pinfold_registry **out);
+
+/**
+ * Ends a registry. Its memory and its words are the caller's again, and views of it must not be used
+ * any more.
+ *
+ * # Context
+ * Any that may take a spin lock. No other call on the registry or a view of it may run at the same
+ * time or come after it.
+ *
+ * # Errors
+ * BUSY: a region is registered, or was not reclaimed yet. INVALID_ARGUMENT: null, misaligned, or no
+ * registry. Nothing has changed.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry.
+ */
+pinfold_status pinfold_registry_fini(struct pinfold_registry *registry);
+
+/**
+ * Stores in `*out` how many 8-byte words a registry for the window takes with so many regions wherever
+ * they lie, if what is retired is reclaimed before it is missed. Fewer do where the first and last
+ * blocks of 512 pages of regions are not shared with others.
+ *
+ * # Context
+ * Any.
+ *
+ * # Errors
+ * INVALID_ARGUMENT: `out` is null or misaligned, the window is empty, unaligned or wraps, `page_shift`
+ * is not in 12 to 63, or `regions` is not below 2^32. OVERFLOW: the number is too large. `*out` is
+ * unchanged.
+ *
+ * # Safety
+ * `out` is null or writable.
+ */
+pinfold_status pinfold_registry_words_for(uint64_t start,
+                                          uint64_t pages,
+                                          uint32_t page_shift,
+                                          uint64_t regions,
+                                          uint64_t *out);
+
+/**
+ * Gives the registry `count` words more for its directory. They lie directly behind those that it has,
+ * in the same area, and are the library's until pinfold_registry_fini.
+ *
+ * # Context
+ * Any that may take a spin lock.
+ *
+ * # Errors
+ * INVALID_ARGUMENT: a pointer is null or misaligned, `registry` is no registry, there are no words, or
+ * they lie elsewhere. Nothing has changed.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. The words are for the library.
+ */
+pinfold_status pinfold_registry_grow(struct pinfold_registry *registry,
+                                     uint64_t *words,
+                                     uint64_t count);
+
+/**
+ * Makes a view of the registry in `memory`, which has `size` bytes, and stores its handle in `*out`.
+ * It sees the areas at the addresses that pinfold_registry_init was given; pinfold_realmode_open makes
+ * a view that sees them at others. There may be any number of views.
+ *
+ * A view is never ended. Its memory is yours again when no call uses the view any more.
+ *
+ * # Context
+ * Any. No other call on the same memory may run at the same time.
+ *
+ * # Errors
+ * INVALID_ARGUMENT: a pointer is null or misaligned, `registry` is no registry, or `size` is less than
+ * PINFOLD_REALMODE_SIZE. Nothing has changed.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. `memory` is null or has `size` writable bytes; `out` is
+ * null or writable.
+ */
+pinfold_status pinfold_registry_realmode(const struct pinfold_registry *registry,
+                                         void *memory,
+                                         size_t size,
+                                         const struct pinfold_realmode **out);
+
+/**
+ * Stores in `*out` a point in time: what was retired before it, and readers may still be looking at.
+ * When every call through a view that began before this one has ended, hand it to
+ * pinfold_registry_reclaim. How you know that is your own: a grace period of your kernel, a count of
+ * your own, or the knowledge that nobody reads.
+ *
+ * # Context
+ * Any that may take a spin lock.
+ *
+ * # Errors
+ * INVALID_ARGUMENT: a pointer is null or misaligned, or `registry` is no registry.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry, `out` null or writable.
+ */
+pinfold_status pinfold_registry_retired(struct pinfold_registry *registry,
+                                        struct pinfold_grace *out);
+
+/**
+ * Takes back what was retired before `grace`: its place in the registry can be used again, and the words
+ * of each table are handed to `free`, as they were given to pinfold_registry_register.
+ *
+ * If it comes too early, a call through a view may say TOO_HARD about a region that is registered, or
+ * read words that `free` has put to another use; it never says a wrong address.
+ *
+ * # Context
+ * May sleep, as far as the pause hook and `free` do; cannot be stopped. `free` is called without a
+ * lock, and may call the library.
+ *
+ * # Errors
+ * INVALID_ARGUMENT: `registry` is null, misaligned or no registry, or `free` is null.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. `free` returns normally.
+ */
+pinfold_status pinfold_registry_reclaim(struct pinfold_registry *registry,
+                                        struct pinfold_grace grace,
+                                        void (*free)(void *ctx, uint64_t *words, uint64_t count),
+                                        void *ctx);
+
+/**
+ * Pins `desc->pages` pages from `desc->start` on and records them in the table memory, which is the
+ * library's until pinfold_registry_reclaim gives it back. All pages or none. If just this range is
+ * registered already, with no less access, it is only registered once more: nothing is pinned or
+ * charged, and the table memory stays the caller's. `desc->space` is that of the registry, and
+ * `desc->flags` have PINFOLD_PIN_LONGTERM.
+ *
+ * To learn how many words a table takes, call this with `table_words` 0: a range that is registered
+ * already needs none, else NO_SPACE comes with the number, as in pinfold_region_register.
+ *
+ * # Context
+ * May sleep, as far as the hooks do. Any thread, any number at once. Takes the registry's lock for
+ * bounded steps, and holds none while it pins.
+ *
+ * # Errors
+ * Nothing is pinned, charged or registered, and the table memory is the caller's. Whether something
+ * overlaps is known before anything is pinned, except with `table_words` 0.
+ *
+ * INVALID_ARGUMENT: a pointer is null or misaligned, `registry` is no registry, the range is empty,
+ * unaligned or wraps, or is not in the registry's window; there are unknown bits or combinations that
+ * make no sense, or not those named above; the table memory is not inside one of the areas, or
+ * overlaps the engine or the registry's memory; or another region is in the way: `out->with`.
+ * NO_SPACE: `out->need_table` or `out->need_own` says of what. BUSY: a region that overlaps is being
+ * registered or removed just now, or the table memory overlaps the registry's words or the table of
+ * another region, or of one that was not reclaimed yet. OVERFLOW: all regions are taken, or wait
+ * to be reclaimed, or it is registered as often as can be counted. OVER_LIMIT: `charge` said so.
+ * INTERRUPTED: `pause` said so. BAD_HOST: `pin` broke its contract. NOT_MAPPED, REFUSED, UNMOVABLE,
+ * BUSY, NO_MEMORY, OVER_LIMIT, OVERFLOW, INTERRUPTED: `pin` said so.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. `desc` is null or has as many readable bytes as its
+ * first field says, and its table memory is writable and used by nobody else. `out` is null or has as
+ * many writable bytes as its first field says.
+ */
+pinfold_status pinfold_registry_register(struct pinfold_registry *registry,
+                                         const struct pinfold_region_desc *desc,
+                                         struct pinfold_registered *out);
+
+/**
+ * Registers device memory: `pages` pages from `start` on are mapped to the physical addresses from
+ * `hpa` on. Nothing is pinned or charged; that the device's memory stays there is the caller's to see
+ * to.
+ *
+ * # Context
+ * As pinfold_registry_register, but that nothing is pinned.
+ *
+ * # Errors
+ * As pinfold_registry_register, as far as they apply. INVALID_ARGUMENT: also if `hpa` is not aligned to
+ * base pages, or the memory ends beyond 64 bits.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. `out` is null or has as many writable bytes as its
+ * first field says.
+ */
+pinfold_status pinfold_registry_register_device(struct pinfold_registry *registry,
+                                                uint64_t start,
+                                                uint64_t pages,
+                                                uint64_t hpa,
+                                                struct pinfold_registered *out);
+
+/**
+ * Ends one registration of the region, and stores in `*left`, if `left` is not null, how many are left.
+ * With the last one all pins and the charge are given back. `dirty` is PINFOLD_DIRTY_ALL if the device
+ * may have written anywhere, or PINFOLD_DIRTY_MARKED if marks say where. The table memory comes back
+ * from pinfold_registry_reclaim, also after CORRUPT.
+ *
+ * # Context
+ * May sleep, as far as the hooks do. Any thread. Cannot be stopped by `pause`.
+ *
+ * # Errors
+ * NOT_FOUND: there is no such region, or not any more. BUSY: it was the last registration, and
+ * something is mapped; it stays registered. CORRUPT: the table memory was overwritten; what was left of
+ * it was unpinned, and the region is gone. INVALID_ARGUMENT: a pointer is misaligned, `registry` is
+ * null or no registry, or `dirty` is neither value. `*left` is unchanged.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry; `left` is null or writable.
+ */
+pinfold_status pinfold_registry_unregister(struct pinfold_registry *registry,
+                                           struct pinfold_region_id id,
+                                           uint32_t dirty,
+                                           uint64_t *left);
+
+/**
+ * Writes to `*out` what is known of the region that covers just these `pages` pages from `start` on.
+ *
+ * # Context
+ * Any: takes no lock, calls no hook. Bounded.
+ *
+ * # Errors
+ * NOT_FOUND: there is no such region. INVALID_ARGUMENT: a pointer is null or misaligned, `registry` is
+ * no registry, or the range is empty, unaligned or wraps. `*out` is unchanged.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. `out` is null or has as many writable bytes as its
+ * first field says.
+ */
+pinfold_status pinfold_registry_find(const struct pinfold_registry *registry,
+                                     uint64_t start,
+                                     uint64_t pages,
+                                     struct pinfold_region_info *out);
+
+/**
+ * Writes to `*out` what is known of a region.
+ *
+ * # Context
+ * Any: takes no lock, calls no hook. Bounded.
+ *
+ * # Errors
+ * NOT_FOUND: there is no such region, or not any more. INVALID_ARGUMENT: a pointer is null or
+ * misaligned, or `registry` is no registry. `*out` is unchanged.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. `out` is null or has as many writable bytes as its
+ * first field says.
+ */
+pinfold_status pinfold_registry_info(const struct pinfold_registry *registry,
+                                     struct pinfold_region_id id,
+                                     struct pinfold_region_info *out);
+
+/**
+ * Stores in `*out` the region of device memory that holds the physical address `hpa`, and in `*bytes`
+ * how many bytes of the page of `1 << shift` bytes around it lie there, from `hpa` on.
+ *
+ * # Context
+ * Any that may take a spin lock. Reads every record that was ever in use.
+ *
+ * # Errors
+ * NOT_FOUND: no device memory is registered there. INVALID_ARGUMENT: a pointer is null or misaligned,
+ * `registry` is no registry, or `shift` is above 63. `*out` and `*bytes` are unchanged.
+ *
+ * # Safety
+ * `registry` is null or the handle of a registry. `out` and `bytes` are null or writable.
+ */
+pinfold_status pinfold_registry_device_at(struct pinfold_registry *registry,
+                                          uint64_t hpa,
+                                          uint32_t shift,
+                                          struct pinfold_region_id *out,
+                                          uint64_t *bytes);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -28,6 +28,8 @@ pub struct Engine {
     magic: Word,
     pub(crate) pins: Pins,
     pub(crate) slots: Slots,
+    /// Registries that pin through it.
+    pub(crate) registries: Word,
 }
 
 const _: () = assert!(size_of::<Engine>() <= PINFOLD_ENGINE_SIZE);
@@ -103,7 +105,12 @@ pub unsafe extern "C" fn pinfold_engine_init(
         }
         // SAFETY: readable as far as its first field says, by this function's contract.
         let ops = unsafe { pointer::read(ops) }?;
-        let engine = Engine { magic: Word::new(0), pins: host::pins(ops)?, slots: Slots::new() };
+        let engine = Engine {
+            magic: Word::new(0),
+            pins: host::pins(ops)?,
+            slots: Slots::new(),
+            registries: Word::new(0),
+        };
         // SAFETY: writable, aligned, and an engine is not larger than the size checked above.
         unsafe { pointer::write(memory, engine) };
         // SAFETY: the engine was written just now.
@@ -122,7 +129,8 @@ pub unsafe extern "C" fn pinfold_engine_init(
 /// Any. No other call on the engine may run at the same time or come after it.
 ///
 /// # Errors
-/// PINFOLD_ERR_BUSY: a region is registered, or being registered or unregistered; nothing has changed.
+/// PINFOLD_ERR_BUSY: a region is registered, or being registered or unregistered, or a registry
+/// pins through the engine; nothing has changed.
 /// PINFOLD_ERR_INVALID_ARGUMENT: null, misaligned, or no engine.
 ///
 /// # Safety
@@ -132,7 +140,9 @@ pub unsafe extern "C" fn pinfold_engine_fini(engine: *mut Engine) -> Status {
     status::done((|| {
         // SAFETY: null or an engine, by this function's contract.
         let engine = unsafe { open(engine) }?;
-        if !engine.slots.is_empty(engine.pins.host()) {
+        // Acquire: pairs with the end of a registry.
+        let registries = engine.registries.load(Ordering::Acquire);
+        if registries != 0 || !engine.slots.is_empty(engine.pins.host()) {
             return Err(PINFOLD_ERR_BUSY);
         }
         engine.magic.store(0, Ordering::Release);

@@ -28,6 +28,7 @@ pub mod engine;
 pub mod region;
 
 pub mod realmode;
+pub mod registry;
 
 #[cfg(all(feature = "panic-handler", not(feature = "std")))]
 mod panic;

@@ -96,7 +96,7 @@ pub struct RegionDesc {
 unsafe impl Grown for RegionDesc {}
 
 impl RegionDesc {
-    fn request(&self, base: PageShift) -> Result<PinRequest, Status> {
+    pub(crate) fn request(&self, base: PageShift) -> Result<PinRequest, Status> {
         let invalid = PINFOLD_ERR_INVALID_ARGUMENT;
         let revocable = match self.revocable {
             0 => false,
@@ -118,7 +118,7 @@ impl RegionDesc {
     }
 
     /// The table memory, or `None` if there is none.
-    fn memory(&self, engine: &Engine) -> Result<Option<Words>, Status> {
+    pub(crate) fn memory(&self, engine: &Engine) -> Result<Option<Words>, Status> {
         let memory = Words::new(self.table, self.table_words)?;
         if memory.is_some_and(|memory| memory.overlaps_value(engine, PINFOLD_ENGINE_SIZE)) {
             return Err(PINFOLD_ERR_INVALID_ARGUMENT);
@@ -127,7 +127,17 @@ impl RegionDesc {
     }
 }
 
-fn range(start: u64, pages: u64, base: PageShift) -> Result<AddrRange, Status> {
+/// What C says of what the device wrote.
+pub(crate) fn dirtied(dirty: u32) -> Result<Dirtied, Status> {
+    match dirty {
+        PINFOLD_DIRTY_MARKED => Ok(Dirtied::No),
+        PINFOLD_DIRTY_ALL => Ok(Dirtied::All),
+        _ => Err(PINFOLD_ERR_INVALID_ARGUMENT),
+    }
+}
+
+/// A range from C.
+pub(crate) fn range(start: u64, pages: u64, base: PageShift) -> Result<AddrRange, Status> {
     AddrRange::new(VirtAddr::new(start), PageCount::new(pages), base)
         .map_err(|_| PINFOLD_ERR_INVALID_ARGUMENT)
 }
@@ -195,9 +205,9 @@ pub unsafe extern "C" fn pinfold_region_register(
 }
 
 /// Why a registration failed, and how many words the table takes if that was it.
-struct Failure {
-    status: Status,
-    need: Option<u64>,
+pub(crate) struct Failure {
+    pub(crate) status: Status,
+    pub(crate) need: Option<u64>,
 }
 
 impl From<Status> for Failure {
@@ -208,16 +218,20 @@ impl From<Status> for Failure {
 
 impl From<PinError> for Failure {
     fn from(error: PinError) -> Self {
-        let need = match error.cause {
-            PinCause::Table(TableError::NoSpace { need }) => Some(need as u64),
-            _ => None,
-        };
-        Self { status: status::of(error.kind()), need }
+        Self { status: status::of(error.kind()), need: needed(&error) }
+    }
+}
+
+/// How many words the table takes, if it was too small.
+pub(crate) fn needed(error: &PinError) -> Option<u64> {
+    match error.cause {
+        PinCause::Table(TableError::NoSpace { need }) => Some(need as u64),
+        _ => None,
     }
 }
 
 /// The fewest words that a table can have.
-fn smallest_table() -> usize {
+pub(crate) fn smallest_table() -> usize {
     match PinTable::new(&[]) {
         Err(TableError::NoSpace { need }) => need,
         _ => 0,
@@ -256,7 +270,7 @@ unsafe fn register(
 }
 
 /// Says how many words a table takes, by pinning into one that has room for nothing.
-fn measure(engine: &Engine, space: SpaceId, request: &PinRequest) -> Failure {
+pub(crate) fn measure(engine: &Engine, space: SpaceId, request: &PinRequest) -> Failure {
     let words = [const { Word::new(0) }; 16];
     let header = words.get(..smallest_table().saturating_sub(1));
     let Some(table) = header.and_then(|words| PinTable::new(words).ok()) else {
@@ -299,11 +313,7 @@ pub unsafe extern "C" fn pinfold_region_unregister(
     status::done((|| {
         // SAFETY: null or an engine, by this function's contract.
         let engine = unsafe { engine::open(engine) }?;
-        let dirtied = match dirty {
-            PINFOLD_DIRTY_MARKED => Dirtied::No,
-            PINFOLD_DIRTY_ALL => Dirtied::All,
-            _ => return Err(PINFOLD_ERR_INVALID_ARGUMENT),
-        };
+        let dirtied = dirtied(dirty)?;
         let (wait, name) = (engine.pins.host(), Name(id.raw));
         let memory = engine.slots.close(wait, name)?;
         // SAFETY: the region's table memory, which is the library's until this call has ended.

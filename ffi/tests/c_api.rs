@@ -47,12 +47,15 @@ macro_rules! programs {
     };
 }
 
-programs! { life errors stale hooks versions race layout }
+programs! {
+    life errors stale hooks versions race layout
+    registry registry_errors realmode
+}
 
 #[test]
 #[ignore = "needs a C compiler and valgrind: cargo xtask test c"]
 fn no_stray_access() {
-    for name in ["life", "errors", "stale", "versions"] {
+    for name in ["life", "errors", "stale", "versions", "registry", "registry_errors", "realmode"] {
         passes_under_valgrind(name);
     }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use cbindgen::{Builder, Config};
 
 /// In the order in which the header shows what they define.
-const SOURCES: &[&str] = &["status", "version", "ops", "engine", "region", "realmode"];
+const SOURCES: &[&str] =
+    &["status", "version", "ops", "engine", "region", "realmode", "registry", "registry/regions"];
 
 /// From Cargo.toml, so that nobody keeps them by hand.
 fn version_macros() -> String {

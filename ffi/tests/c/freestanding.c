@@ -7,7 +7,10 @@
 #define PAGE 4096ull
 
 static _Alignas(PINFOLD_ENGINE_ALIGN) unsigned char memory[PINFOLD_ENGINE_SIZE];
+static _Alignas(PINFOLD_REGISTRY_ALIGN) unsigned char registry_memory[PINFOLD_REGISTRY_SIZE];
+static _Alignas(PINFOLD_REALMODE_ALIGN) unsigned char view_memory[PINFOLD_REALMODE_SIZE];
 static uint64_t table[256];
+static uint64_t own[64];
 static uint64_t pinned, dirtied;
 
 #if defined(__x86_64__)
@@ -122,13 +125,76 @@ static int life(void)
     return 0;
 }
 
+static void freed(void *ctx, uint64_t *words, uint64_t count)
+{
+    *(uint64_t *)ctx += words == table ? count : 0;
+}
+
+static int registered(void)
+{
+    const struct pinfold_host_ops ops = {
+        .size = sizeof ops, .page_shift = 12, .pin = pin, .unpin = unpin,
+    };
+    const struct pinfold_area areas[] = {{own, 64}, {table, 256}};
+    const struct pinfold_registry_desc what = {
+        .size = sizeof what, .start = 0x40000000, .pages = 4, .regions = 2,
+        .areas = areas, .area_count = 2, .words = own, .word_count = 64,
+    };
+    const struct pinfold_region_desc desc = {
+        .size = sizeof desc, .start = 0x40001000, .pages = 2,
+        .access = PINFOLD_ACCESS_READ | PINFOLD_ACCESS_WRITE, .flags = PINFOLD_PIN_LONGTERM,
+        .table = table, .table_words = 256,
+    };
+    struct pinfold_registered said = {.size = sizeof said};
+    struct pinfold_engine *engine;
+    struct pinfold_registry *registry;
+    const struct pinfold_realmode *view;
+    struct pinfold_region_id id;
+    struct pinfold_grace grace;
+    uint64_t hpa = 0, words = 0;
+
+    if (pinfold_engine_init(memory, sizeof memory, &ops, &engine) != PINFOLD_OK)
+        return 21;
+    if (pinfold_registry_init(registry_memory, sizeof registry_memory, engine, &what, &registry)
+        != PINFOLD_OK)
+        return 22;
+    if (pinfold_registry_realmode(registry, view_memory, sizeof view_memory, &view) != PINFOLD_OK)
+        return 23;
+    if (pinfold_registry_register(registry, &desc, &said) != PINFOLD_OK || pinned != 2)
+        return 24;
+    if (pinfold_realmode_lookup(view, 0x40001234, 8, &id) != PINFOLD_OK || id.raw != said.region.raw)
+        return 25;
+    if (pinfold_realmode_map_get(view, id) != PINFOLD_OK)
+        return 26;
+    if (pinfold_realmode_translate(view, id, 0x40002345, 12, &hpa) != PINFOLD_OK
+        || hpa != 0x45002345)
+        return 27;
+    if (pinfold_realmode_mark_dirty(view, id, 0x40002345) != PINFOLD_OK)
+        return 28;
+    if (pinfold_registry_unregister(registry, id, 0, NULL) != PINFOLD_ERR_BUSY || pinned != 2)
+        return 29;
+    if (pinfold_realmode_map_put(view, id) != PINFOLD_OK)
+        return 30;
+    if (pinfold_registry_unregister(registry, id, 0, NULL) != PINFOLD_OK || pinned != 0)
+        return 31;
+    if (pinfold_realmode_translate(view, id, 0x40002345, 12, &hpa) != PINFOLD_ERR_TOO_HARD)
+        return 32;
+    if (pinfold_registry_retired(registry, &grace) != PINFOLD_OK
+        || pinfold_registry_reclaim(registry, grace, freed, &words) != PINFOLD_OK || words != 256)
+        return 33;
+    if (pinfold_registry_fini(registry) != PINFOLD_OK || pinfold_engine_fini(engine) != PINFOLD_OK)
+        return 34;
+    return 0;
+}
+
 /* Nobody called _start, so its stack is aligned as no function of C expects. */
 #if defined(__x86_64__)
 __attribute__((noinline, force_align_arg_pointer))
 #endif
 static void start(void)
 {
-    leave(life());
+    int code = life();
+    leave(code ? code : registered());
 }
 
 _Noreturn void _start(void)

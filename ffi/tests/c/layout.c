@@ -13,6 +13,7 @@ _Static_assert(PINFOLD_ENGINE_SIZE == 4096 && PINFOLD_ENGINE_ALIGN == 64, "engin
 _Static_assert(PINFOLD_ENGINE_REGIONS == 64, "regions");
 _Static_assert(PINFOLD_REALMODE_SIZE == 256 && PINFOLD_REALMODE_ALIGN == 64, "view");
 _Static_assert(PINFOLD_AREAS == 4, "areas");
+_Static_assert(PINFOLD_REGISTRY_SIZE == 512 && PINFOLD_REGISTRY_ALIGN == 64, "registry");
 
 SIZE(pinfold_host_ops, 88);
 AT(pinfold_host_ops, size, 0);
@@ -68,6 +69,39 @@ AT(pinfold_region_desc, table_words, 64);
 SIZE(pinfold_area, 16);
 AT(pinfold_area, words, 0);
 AT(pinfold_area, count, 8);
+
+SIZE(pinfold_registry_desc, 72);
+AT(pinfold_registry_desc, size, 0);
+AT(pinfold_registry_desc, space, 8);
+AT(pinfold_registry_desc, start, 16);
+AT(pinfold_registry_desc, pages, 24);
+AT(pinfold_registry_desc, regions, 32);
+AT(pinfold_registry_desc, areas, 40);
+AT(pinfold_registry_desc, area_count, 48);
+AT(pinfold_registry_desc, words, 56);
+AT(pinfold_registry_desc, word_count, 64);
+
+SIZE(pinfold_registered, 48);
+AT(pinfold_registered, size, 0);
+AT(pinfold_registered, region, 8);
+AT(pinfold_registered, used, 16);
+AT(pinfold_registered, need_table, 24);
+AT(pinfold_registered, need_own, 32);
+AT(pinfold_registered, with, 40);
+
+SIZE(pinfold_region_info, 64);
+AT(pinfold_region_info, size, 0);
+AT(pinfold_region_info, region, 8);
+AT(pinfold_region_info, start, 16);
+AT(pinfold_region_info, pages, 24);
+AT(pinfold_region_info, used, 32);
+AT(pinfold_region_info, mapped, 40);
+AT(pinfold_region_info, hpa, 48);
+AT(pinfold_region_info, usable_shift, 56);
+AT(pinfold_region_info, is_device, 60);
+
+SIZE(pinfold_grace, 8);
+AT(pinfold_grace, raw, 0);
 
 /* The numbers of the statuses. */
 _Static_assert(PINFOLD_OK == 0 && PINFOLD_ERR_INVALID_ARGUMENT == -1, "status");
