@@ -191,6 +191,16 @@ impl Memory {
         &self.words.words()[place.first..][..place.words]
     }
 
+    /// Which part the word at an address belongs to: a number for each record, and one for each
+    /// word that is none of a record. See [`pinfold::realmode::layout`] for where records stand.
+    #[must_use]
+    pub fn part(&self, address: usize) -> usize {
+        const RECORD: usize = 8;
+        let word = (address - self.words.words().as_ptr().addr()) / size_of::<Word>();
+        let records = RECORD * (1 + self.regions.len());
+        if word < records { word / RECORD * RECORD } else { word }
+    }
+
     /// Registers a region.
     ///
     /// # Panics

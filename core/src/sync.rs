@@ -13,16 +13,29 @@ pub use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 #[cfg(not(counting))]
 pub type Word = AtomicU64;
 #[cfg(counting)]
-pub use counted::{Word, changes};
+pub use counted::{Word, changes, loaded, loads};
 
-/// Under `--cfg counting` words count how often they are changed in place, for the test that says
-/// how often that may be. Plain loads and stores are not counted.
+/// Under `--cfg counting` words count how often they are changed in place, and record which of them
+/// are loaded, for the tests that say how often that may be. Plain stores are not counted.
 #[cfg(counting)]
 mod counted {
     use super::Ordering;
-    use core::sync::atomic::AtomicU64;
+    use core::sync::atomic::{AtomicU64, AtomicUsize};
 
     static CHANGES: AtomicU64 = AtomicU64::new(0);
+    static LOADS: AtomicUsize = AtomicUsize::new(0);
+    /// Where the last words that were loaded stand.
+    static LOADED: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
+
+    /// Loads of all words so far.
+    pub fn loads() -> usize {
+        LOADS.load(Ordering::Relaxed)
+    }
+
+    /// The address of the word of a load, of the last 64: the first load has number 0.
+    pub fn loaded(number: usize) -> usize {
+        LOADED[number % LOADED.len()].load(Ordering::Relaxed)
+    }
 
     /// Atomic read-modify-writes of all words so far.
     pub fn changes() -> u64 {
@@ -67,9 +80,12 @@ mod counted {
             Self(AtomicU64::new(value))
         }
 
-        /// The function of `AtomicU64`.
+        /// The function of `AtomicU64`, recorded.
         #[inline]
         pub fn load(&self, order: Ordering) -> u64 {
+            let number = LOADS.fetch_add(1, Ordering::Relaxed);
+            let address = core::ptr::from_ref(self).addr();
+            LOADED[number % LOADED.len()].store(address, Ordering::Relaxed);
             self.0.load(order)
         }
 

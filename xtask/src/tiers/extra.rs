@@ -102,7 +102,7 @@ pub(super) fn bench() -> Outcome {
 /// In a target directory of its own, like `loom`.
 pub(super) fn counts() -> Outcome {
     let mut test = command("cargo", &["test", "--package", "pinfold-benches"]);
-    test.args(["--test", "atomics", "--target-dir", "target/counting"]);
+    test.args(["--test", "atomics", "--test", "loads", "--target-dir", "target/counting"]);
     test.env("RUSTFLAGS", "--cfg counting");
     check(test, Show::OnFailure)
 }
