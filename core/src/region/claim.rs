@@ -152,37 +152,47 @@ impl<'m> Registry<'m> {
         Ok(())
     }
 
-    /// Whether no other region has its table where this one shall have its own.
+    /// Whether nobody else has the words in which this region shall have its table.
     pub(super) fn table_unused(&self, wait: &impl Wait, number: u64) -> Result<(), RegionError> {
-        let place = |record: &Record<'_>| {
-            let first = record.load(Field::PLACE, Ordering::Relaxed);
-            (first, first.saturating_add(record.load(Field::LENGTH, Ordering::Relaxed)))
-        };
         let own = self.view.record(number).ok_or(RegionError::NotFound)?;
-        let (first, end) = place(&own);
-        let registry = self.view.areas().place(self.view.words()).unwrap_or(0);
+        let (first, end) = table_places(&own);
+        let registry = self.place()?;
+        let is_own = locked(wait, &self.memory, |memory| {
+            first < registry + memory.promised() && registry < end
+        });
+        if is_own {
+            return Err(RegionError::TableInUse);
+        }
+        self.no_table_in(wait, first, end, Some(number))
+    }
+
+    /// Whether no region, but for one, has its table in these places.
+    pub(super) fn no_table_in(
+        &self,
+        wait: &impl Wait,
+        first: u64,
+        end: u64,
+        but: Option<u64>,
+    ) -> Result<(), RegionError> {
         let mut steps = Steps::new(wait, PageCount::ZERO);
         let mut next = 0_u64;
         loop {
             let most = steps.left;
-            let done = locked(wait, &self.memory, |memory| {
-                if first < registry + memory.len() && registry < end {
-                    return Err(RegionError::TableInUse);
-                }
+            let (to, highest) = locked(wait, &self.memory, |memory| {
                 let to = next.saturating_add(most).min(memory.highest);
-                for other in (next..to).filter(|other| *other != number) {
-                    let Some(record) = self.view.record(other) else { continue };
-                    let (start, last) = place(&record);
-                    // Device memory has no table: an address stands there.
-                    let used = WriterWord::read(&record).phase != Phase::Free
-                        && record.load(Field::LENGTH, Ordering::Relaxed) != 0;
+                for number in (next..to).filter(|number| Some(*number) != but) {
+                    let Some(record) = self.view.record(number) else { continue };
+                    let (start, last) = table_places(&record);
+                    let used = WriterWord::read(&record).phase != Phase::Free;
                     if used && first < last && start < end {
                         return Err(RegionError::TableInUse);
                     }
                 }
-                Ok(if to == memory.highest { None } else { Some(to) })
+                Ok((to, memory.highest))
             })?;
-            let Some(to) = done else { return Ok(()) };
+            if to == highest {
+                return Ok(());
+            }
             if steps.did(to - next, PageCount::ZERO) == Flow::Stop {
                 return Err(RegionError::Interrupted);
             }
@@ -242,6 +252,14 @@ impl<'m> Registry<'m> {
             let _ = steps.did(words, span.pages_to(page));
         }
     }
+}
+
+/// Where a record's table stands: from the first place up to, not including, the second. Device memory
+/// has none.
+fn table_places(record: &Record<'_>) -> (u64, u64) {
+    let length = record.load(Field::LENGTH, Ordering::Relaxed);
+    let first = if length == 0 { 0 } else { record.load(Field::PLACE, Ordering::Relaxed) };
+    (first, first.saturating_add(length))
 }
 
 /// Ends one registration: how many are left, or `None` if it was the last and the region is closed

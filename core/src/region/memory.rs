@@ -104,6 +104,8 @@ pub(super) struct Memory {
     end: u64,
     /// Words in all.
     len: u64,
+    /// Words that are about to be added.
+    more: u64,
     free_records: List,
     free_nodes: List,
     retired_records: List,
@@ -122,6 +124,7 @@ impl Memory {
         Self {
             end,
             len,
+            more: 0,
             free_records: List::EMPTY,
             free_nodes: List::EMPTY,
             retired_records: List::EMPTY,
@@ -132,14 +135,26 @@ impl Memory {
         }
     }
 
-    /// Words in all.
-    pub(super) const fn len(&self) -> u64 {
-        self.len
+    /// Words in all, with those that are about to be added.
+    pub(super) const fn promised(&self) -> u64 {
+        self.len + self.more
     }
 
-    /// So many words more, behind those that there are.
-    pub(super) fn grow(&mut self, more: u64) {
-        self.len += more;
+    /// Announces so many words more, behind those that there are. `false` if others were announced.
+    pub(super) fn promise(&mut self, more: u64) -> bool {
+        let first = self.more == 0;
+        if first {
+            self.more = more;
+        }
+        first
+    }
+
+    /// Adds the words that were announced, or does without.
+    pub(super) fn settle(&mut self, add: bool) {
+        if add {
+            self.len += self.more;
+        }
+        self.more = 0;
     }
 
     /// Whether so many nodes can be had; else how many words there would have to be.

@@ -154,22 +154,32 @@ impl<'m> Registry<'m> {
     /// Gives the registry more words for its directory. They lie directly behind those that it has.
     ///
     /// # Context
-    /// Any that may take a spin lock.
+    /// May sleep, in `pause`.
     ///
     /// # Errors
-    /// [`RegionError::NotBehind`], [`RegionError::Unreachable`].
+    /// [`RegionError::NotBehind`], [`RegionError::Unreachable`]; [`RegionError::TableInUse`] if a
+    /// region has its table there; [`RegionError::Busy`] while another call does the same;
+    /// [`RegionError::Interrupted`].
     pub fn grow(&self, wait: &impl Wait, more: &'m [Word]) -> Result<(), RegionError> {
-        let own = self.view.words();
-        let place = self.view.areas().place(more).ok_or(RegionError::Unreachable)?;
-        let first = self.view.areas().place(own).ok_or(RegionError::Unreachable)?;
+        let first = self.view.areas().place(more).ok_or(RegionError::Unreachable)?;
+        let own = self.place()?;
+        let words = more.len() as u64;
         locked(wait, &self.memory, |memory| {
-            if place != first + memory.len() || memory.len() + more.len() as u64 > own.len() as u64
-            {
+            if !memory.promise(words) {
+                return Err(RegionError::Busy);
+            }
+            let behind = first + words == own + memory.promised()
+                && memory.promised() <= self.view.words().len() as u64;
+            if !behind {
+                memory.settle(false);
                 return Err(RegionError::NotBehind);
             }
-            memory.grow(more.len() as u64);
             Ok(())
-        })
+        })?;
+        // Tables that come meanwhile find the words taken.
+        let free = self.no_table_in(wait, first, first + words, None);
+        locked(wait, &self.memory, |memory| memory.settle(free.is_ok()));
+        free
     }
 
     /// Registers the range of `request`: pins it, and records it in a table in the words `table`,
@@ -406,6 +416,11 @@ impl<'m> Registry<'m> {
             table.into_iter().for_each(&mut free);
             let _ = steps.did(1, PageCount::ZERO);
         }
+    }
+
+    /// Where the registry's own words begin.
+    pub(super) fn place(&self) -> Result<u64, RegionError> {
+        self.view.areas().place(self.view.words()).ok_or(RegionError::Unreachable)
     }
 
     /// The largest page size that divides the range's ends and this address.

@@ -49,7 +49,6 @@ impl Machine {
         self.fail.get() == Some(self.calls.get())
     }
 
-
     fn hold(&self, pfn: u64, pages: u64, sign: bool) {
         let (held, sum) = self.held.get();
         let (pfn, many) = (u128::from(pfn), u128::from(pages));
