@@ -76,8 +76,6 @@ pub struct Registry<'m> {
     pub(super) memory: Lock<Memory>,
 }
 
-const INDIVISIBLE: pinfold_arch::Order = pinfold_arch::Order::ZERO;
-
 /// What was retired so far; see [`Registry::retired`].
 #[derive(Debug)]
 #[must_use]
@@ -223,7 +221,7 @@ impl<'m> Registry<'m> {
         });
         let pinned = pinned.inspect_err(|_| self.withdraw(wait, range, number))?;
         let base = range.base().raw();
-        let backed = PageShift::new(base + INDIVISIBLE.raw()).unwrap_or(range.base());
+        let backed = PageShift::new(base + pinned.indivisible.raw()).unwrap_or(range.base());
         let usable = backed.min(self.alignment(range, 0));
         let region = self.publish(wait, range, number, usable, false);
         Ok(Registered { region, pinned: Some(pinned), used: 1 })
