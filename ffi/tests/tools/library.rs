@@ -31,14 +31,14 @@ pub(crate) fn run(command: &mut Command) -> Output {
     output
 }
 
-/// The static library as cargo makes it, built with these arguments in a target directory of its own:
-/// with and without `std` it has the same file name.
+/// The static library as cargo makes it, built with these arguments of `cargo rustc` in a target
+/// directory of its own: with and without `std` it has the same file name.
 pub(crate) fn archive(target: &str, profile: &str, args: &[&str]) -> PathBuf {
     let target = scratch(target);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--package", "pinfold-ffi", "--lib", "--profile", profile]).args(args);
-    build.arg("--target-dir").arg(&target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    build.args(["rustc", "--package", "pinfold-ffi", "--lib", "--profile", profile]);
+    build.arg("--target-dir").arg(&target).args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
     run(&mut build);
     let folder = if profile == "dev" { "debug" } else { profile };
     target.join(folder).join("libpinfold_c.a")
