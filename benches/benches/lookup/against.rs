@@ -4,7 +4,7 @@ use pinfold_benches::peers::{Guest, List, Ranges, Sorted, Tlb, Tree};
 use pinfold_benches::queries::Locate;
 use pinfold_benches::rows::{Goal, Options, Row};
 
-use crate::case::{Case, Cases, Share, asked, compare};
+use crate::case::{Case, Cases, Turns, compare};
 
 /// Somebody who answers the queries of a case, and what is hoped for.
 struct Other<'a, L> {
@@ -12,7 +12,8 @@ struct Other<'a, L> {
     /// What is printed for queries all over the memory, and for those that stay together.
     names: [&'static str; 2],
     goals: [Goal; 2],
-    share: Share,
+    /// Whether it looks at each region.
+    slow: bool,
 }
 
 /// All others, with each number of regions.
@@ -38,19 +39,22 @@ pub(crate) fn others(options: &Options, cases: &Cases) {
 
 fn list(options: &Options, case: &Case) {
     let locate = &List::new(&case.layout.ranges(), case.pages());
-    let share = Share::by_regions(case.layout);
-    case.check(locate, &case.spread[..case.spread.len() / share.of]);
+    case.check(locate, Turns::by_regions(&case.spread, case.layout.regions).next());
     let goals = match case.layout.regions {
         1 => [Goal::Report, Goal::AtLeast(0.5, 0.8)],
         64 => [Goal::AtLeast(12.0, 16.0), Goal::Report],
         _ => [Goal::AtLeast(300.0, 600.0), Goal::Report],
     };
-    both(options, case, &Other { locate, names: ["list, spread", "list, confined"], goals, share });
+    both(
+        options,
+        case,
+        &Other { locate, names: ["list, spread", "list, confined"], goals, slow: true },
+    );
 }
 
 fn report(options: &Options, case: &Case, locate: &impl Locate, names: [&'static str; 2]) {
     let goals = [Goal::Report; 2];
-    both(options, case, &Other { locate, names, goals, share: Share::all() });
+    both(options, case, &Other { locate, names, goals, slow: false });
 }
 
 /// Spread queries are row L3, confined ones L4.
@@ -59,9 +63,10 @@ fn both<L: Locate>(options: &Options, case: &Case, other: &Other<'_, L>) {
     for (((id, what), goal), queries) in
         ids.zip(other.names).zip(other.goals).zip([&case.spread, &case.confined])
     {
-        let theirs = || other.share.asked(other.locate, queries);
-        compare(options, &Row { id, what, goal }, case, theirs, || {
-            asked(&case.engine.reader(), queries)
-        });
+        let reader = case.engine.reader();
+        let regions = if other.slow { case.layout.regions } else { 1 };
+        let (theirs, ours) = (Turns::by_regions(queries, regions), Turns::new(queries));
+        let row = Row { id, what, goal };
+        compare(options, &row, case, || theirs.asked(other.locate), || ours.asked(&reader));
     }
 }

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use pinfold::{AddrRange, PageCount};
-use pinfold_arch::addr::index;
 use pinfold_benches::memory::Flat;
 use pinfold_benches::peers::{OneLoad, Pages};
 use pinfold_benches::queries::{Locate, dependent, independent, within};
@@ -14,6 +13,8 @@ use pinfold_benches::rows::{self, Options, Row};
 
 /// Pages that confined queries stay in: 8 MiB.
 const CONFINED: u64 = 2048;
+/// Rounds until queries are repeated.
+const PARTS: usize = 32;
 
 /// Some regions, all of them registered.
 pub(crate) struct Case {
@@ -59,10 +60,9 @@ impl Case {
     }
 }
 
-/// Addresses inside the range, so many that they do not leave in a cache what the next round asks
-/// for.
+/// Addresses inside the range, for several rounds.
 pub(crate) fn queries(options: &Options, range: &AddrRange) -> Vec<u64> {
-    within(range, if options.quick { 1 << 14 } else { 1 << 19 })
+    within(range, PARTS << if options.quick { 9 } else { 14 })
 }
 
 /// 8 MiB inside, or all if that is less. Not in the very middle: there everything lies at multiples
@@ -102,17 +102,53 @@ impl Cases {
     }
 }
 
-/// How long it takes to ask, the CPU being free to be at several questions.
-pub(crate) fn asked(locate: &impl Locate, queries: &[u64]) -> Duration {
-    timed(|| assert_eq!(independent(locate, queries).missed, 0))
+/// Queries of which each round asks another part, so that no cache holds the answers from the last
+/// time, and a round is short: where others are at work too, a long one is interrupted.
+pub(crate) struct Turns<'a> {
+    queries: &'a [u64],
+    /// What a part is less than the others', for those who are slow.
+    less: u32,
+    turn: Cell<usize>,
 }
 
-/// How long it takes to ask one after the other.
-pub(crate) fn followed(locate: &impl Locate, queries: &[u64]) -> Duration {
-    timed(|| assert_eq!(dependent(locate, queries).missed, 0))
+impl<'a> Turns<'a> {
+    pub(crate) fn new(queries: &'a [u64]) -> Self {
+        Self { queries, less: 1, turn: Cell::new(0) }
+    }
+
+    /// For one who looks at each region: the more there are, the fewer queries.
+    pub(crate) fn by_regions(queries: &'a [u64], regions: u64) -> Self {
+        let less = u32::try_from(regions / 16).unwrap_or(u32::MAX).max(1);
+        Self { less, ..Self::new(queries) }
+    }
+
+    /// The next part.
+    pub(crate) fn next(&self) -> &'a [u64] {
+        let turn = self.turn.replace(self.turn.get() + 1);
+        let each = per_round(self.queries) / self.less as usize;
+        let parts = self.queries.len() / each;
+        &self.queries[turn % parts * each..][..each]
+    }
+
+    /// How long it takes to ask them, the CPU being free to be at several questions.
+    pub(crate) fn asked(&self, locate: &impl Locate) -> Duration {
+        let queries = self.next();
+        timed(|| assert_eq!(independent(locate, queries).missed, 0)) * self.less
+    }
+
+    /// How long it takes to ask one after the other.
+    pub(crate) fn followed(&self, locate: &impl Locate) -> Duration {
+        let queries = self.next();
+        timed(|| assert_eq!(dependent(locate, queries).missed, 0)) * self.less
+    }
 }
 
-/// Prints a row: two sides that each answer as many queries as the case has.
+/// Queries in a round.
+pub(crate) fn per_round(queries: &[u64]) -> usize {
+    queries.len() / PARTS
+}
+
+/// Prints a row: two sides that each answer a round's queries of the case.
 pub(crate) fn compare(
     options: &Options,
     row: &Row,
@@ -123,37 +159,10 @@ pub(crate) fn compare(
     if !options.wants(row.id) {
         return;
     }
-    let queries = case.spread.len() as u64;
+    let queries = per_round(&case.spread) as u64;
     let run = |_| {
         let [compared] = alternate(options.rounds(), queries, || [ours()], || [theirs()]);
         compared
     };
     rows::print(row, case.name, (0..options.runs()).map(run).collect());
-}
-
-/// A part of the queries, another one each time, for those who are slow.
-pub(crate) struct Share {
-    /// Each time one query of so many.
-    pub(crate) of: usize,
-    turn: Cell<usize>,
-}
-
-impl Share {
-    /// As many queries for all regions together, whoever looks at each of them.
-    pub(crate) fn by_regions(layout: Layout) -> Self {
-        Self { of: index(layout.regions / 16).max(1), turn: Cell::new(0) }
-    }
-
-    /// All of them.
-    pub(crate) fn all() -> Self {
-        Self { of: 1, turn: Cell::new(0) }
-    }
-
-    /// What all queries would take, from a part of them.
-    pub(crate) fn asked(&self, locate: &impl Locate, queries: &[u64]) -> Duration {
-        let turn = self.turn.replace(self.turn.get() + 1) % self.of;
-        let each = queries.len() / self.of;
-        let factor = u32::try_from(self.of).unwrap_or(u32::MAX);
-        asked(locate, &queries[turn * each..][..each]) * factor
-    }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use pinfold_benches::rows::{self, Goal, Options, Row};
 
-use case::{Case, Cases, asked, compare, followed};
+use case::{Cases, Turns, compare};
 
 const ROWS: [&str; 8] = ["L1", "L2", "L3", "L4", "L5", "L6", "L7", "T1"];
 
@@ -34,11 +34,12 @@ fn main() -> ExitCode {
 
 /// L1: many regions against one.
 fn many_regions(options: &Options, cases: &Cases) {
-    let ask = |case: &Case| asked(&case.engine.reader(), &case.confined);
     for case in [&cases.many, &cases.askew, &cases.small] {
         let goal = Goal::AtMost(1.25, 1.1);
         let row = Row { id: "L1", what: "confined / one region", goal };
-        compare(options, &row, case, || ask(case), || ask(&cases.one));
+        let [ours, one] = [case, &cases.one].map(|case| Turns::new(&case.confined));
+        let [reader, one_reader] = [case, &cases.one].map(|case| case.engine.reader());
+        compare(options, &row, case, || ours.asked(&reader), || one.asked(&one_reader));
     }
 }
 
@@ -47,23 +48,23 @@ fn one_load(options: &Options, cases: &Cases) {
     for case in cases.all() {
         let goal = if case.layout.regions == 1 { Goal::Report } else { Goal::AtMost(1.3, 1.15) };
         let row = Row { id: "L2", what: "spread / one load", goal };
-        let floor = case.one_load();
-        let ask = || asked(&case.engine.reader(), &case.spread);
-        compare(options, &row, case, ask, || asked(&floor, &case.spread));
+        let (reader, floor) = (case.engine.reader(), case.one_load());
+        let [ours, theirs] = [(); 2].map(|()| Turns::new(&case.spread));
+        compare(options, &row, case, || ours.asked(&reader), || theirs.asked(&floor));
     }
 }
 
 /// L5: the time from a question to its answer, and how much longer that is than one load.
 fn latency(options: &Options, cases: &Cases) {
     for case in cases.all() {
-        let floor = case.one_load();
+        let (reader, floor) = (case.engine.reader(), case.one_load());
         for (what, queries) in [
             ("dependent, spread / one load", &case.spread),
             ("dependent, confined / one load", &case.confined),
         ] {
             let row = Row { id: "L5", what, goal: Goal::Report };
-            let ask = || followed(&case.engine.reader(), queries);
-            compare(options, &row, case, ask, || followed(&floor, queries));
+            let [ours, theirs] = [(); 2].map(|()| Turns::new(queries));
+            compare(options, &row, case, || ours.followed(&reader), || theirs.followed(&floor));
         }
     }
 }

@@ -10,7 +10,7 @@ use pinfold_benches::regions::{Layout, Memory, Reader, lower_half};
 use pinfold_benches::rounds::{alternate, timed, timed_together};
 use pinfold_benches::rows::{self, Goal, Options, Row};
 
-use crate::case::{Case, asked, queries};
+use crate::case::{Case, Turns, per_round, queries};
 
 /// Queries after which a reader says that it has ended those before.
 const BATCH: usize = 256;
@@ -34,12 +34,16 @@ fn readers(
     queries: &[u64],
     (what, goal): (&'static str, Goal),
 ) {
-    let [first, second] = [&queries[..queries.len() / 2], &queries[queries.len() / 2..]];
+    let [all, halves] = [(); 2].map(|()| Turns::new(queries));
     let ask = |queries| assert_eq!(independent(locate, queries).missed, 0);
+    let both = || {
+        let part = halves.next();
+        let (first, second) = part.split_at(part.len() / 2);
+        [timed_together(|| ask(first), || ask(second))]
+    };
     let run = |_| {
-        let one = || [asked(locate, queries)];
-        let two = || [timed_together(|| ask(first), || ask(second))];
-        let [compared] = alternate(options.rounds(), queries.len() as u64, one, two);
+        let count = per_round(queries) as u64;
+        let [compared] = alternate(options.rounds(), count, || [all.asked(locate)], both);
         compared
     };
     let row = Row { id: "L6", what, goal };
@@ -120,6 +124,7 @@ impl<'m> Reading<'m> {
     }
 
     fn compare(&self, options: &Options, told: &Told<'_>, queries: &[u64], row: &Row) {
+        // All of them in each round: registrations and removals have time to end.
         let ask = || [timed(|| self.ask(queries))];
         let run = |_| {
             let count = queries.len() as u64;
