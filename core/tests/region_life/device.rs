@@ -43,7 +43,7 @@ fn device_memory_is_found_and_translated_without_a_pin_or_a_charge() {
     realmode.map_put(region).unwrap();
     assert_eq!(stage.unregister(region), Ok(Unregistered::Gone(None)));
     assert!(stage.reclaim().is_empty(), "there was no table");
-    assert_eq!((stage.machine.calls.get(), stage.machine.pins.get()), (0, 0));
+    assert_eq!((stage.host.calls(), stage.host.pins()), (0, 0));
     stage.assert_empty();
 }
 
@@ -102,7 +102,7 @@ fn physical_addresses_that_wrap_or_are_unaligned_are_none() {
     let region = stage.register_device(0, 3, top).unwrap().region;
     let last = stage.realmode().translate(region, VirtAddr::new(0x2fff), BASE);
     assert_eq!(last, Ok(PhysAddr::new(u64::MAX)));
-    let at = stage.registry.device_at(&stage.machine, PhysAddr::new(u64::MAX), BASE);
+    let at = stage.registry.device_at(&stage.host, PhysAddr::new(u64::MAX), BASE);
     assert_eq!(at, Some(DeviceMemory { region, bytes: 1 }));
 }
 
@@ -114,7 +114,7 @@ fn device_memory_is_found_by_physical_address_with_the_bytes_that_are_left() {
     let low = stage.register_device(100, 3, AT).unwrap().region;
     let high = stage.register_device(200, 1, AT + 0x3000).unwrap().region;
     let bytes = |at, n| {
-        let found = stage.registry.device_at(&stage.machine, PhysAddr::new(at), shift(n));
+        let found = stage.registry.device_at(&stage.host, PhysAddr::new(at), shift(n));
         found.map(|found| (found.region, found.bytes))
     };
     assert_eq!(bytes(AT, 12), Some((low, 0x1000)));
@@ -125,7 +125,7 @@ fn device_memory_is_found_by_physical_address_with_the_bytes_that_are_left() {
     assert_eq!(bytes(AT + 0x2fff, 16), Some((low, 1)));
     assert_eq!(bytes(AT + 0x2ffe, 63), Some((low, 2)));
     assert_eq!(bytes(AT + 0x3000, 12), Some((high, 0x1000)));
-    for at in [0, AT - 1, AT + 0x4000, u64::MAX, super::frame(0).raw()] {
+    for at in [0, AT - 1, AT + 0x4000, u64::MAX, stage.host.behind(page(0)).raw()] {
         assert_eq!(bytes(at, 12), None, "{at:#x}");
     }
     stage.unregister(low).unwrap();

@@ -5,7 +5,7 @@ use pinfold::sync::Ordering;
 use pinfold::table::TooHard;
 use pinfold::*;
 
-use super::{BASE, OFFSET, Stage, frame, gone, page, range};
+use super::{BASE, Stage, gone, page, range};
 
 #[test]
 fn what_is_mapped_cannot_be_unregistered() {
@@ -25,12 +25,12 @@ fn what_is_mapped_cannot_be_unregistered() {
         // All is as it was.
         let found = stage.registry.region(region).unwrap();
         assert_eq!((found.used, found.mapped), (1, mapped));
-        assert_eq!(realmode.translate(region, page(10), BASE), Ok(frame(10)));
-        assert_eq!(stage.machine.held.get().0, 5);
+        assert_eq!(realmode.translate(region, page(10), BASE), Ok(stage.host.behind(page(10))));
+        assert_eq!(stage.host.held(), 5);
         realmode.map_put(region).unwrap();
     }
     assert_eq!(gone(stage.unregister(region)), 5);
-    stage.machine.assert_clean();
+    assert!(stage.host.is_clean());
     for _ in 0..2 {
         assert_eq!(realmode.map_get(region), Err(TooHard));
         assert_eq!(realmode.map_put(region), Err(TooHard));
@@ -73,7 +73,7 @@ fn the_count_never_leaves_its_bounds() {
 #[test]
 fn a_mark_reaches_the_run_when_it_is_unpinned() {
     let stage = Stage::new(range(0, 4096), 4);
-    for (marked, expected) in [(&[][..], &[][..]), (&[600, 603][..], &[(512, 512)][..])] {
+    for (marked, expected) in [(&[][..], &[][..]), (&[600, 603][..], &[512][..])] {
         let region = stage.register(510, 600).unwrap().region;
         let realmode = stage.realmode();
         assert_eq!(realmode.mark_dirty(region, page(600)), Err(TooHard), "nobody maps it");
@@ -83,16 +83,23 @@ fn a_mark_reaches_the_run_when_it_is_unpinned() {
         }
         for va in marked {
             realmode.mark_dirty(region, VirtAddr::new(va << 12 | 0x123)).unwrap();
-            assert_eq!(realmode.translate(region, page(*va), BASE), Ok(frame(*va)));
+            assert_eq!(
+                realmode.translate(region, page(*va), BASE),
+                Ok(stage.host.behind(page(*va)))
+            );
         }
         realmode.map_put(region).unwrap();
         gone(stage.unregister(region));
-        let expected: Vec<_> = expected.iter().map(|(at, pages)| (at + OFFSET, *pages)).collect();
-        assert_eq!(stage.machine.dirty.take(), expected);
+        let dirty = stage.host.take_dirty();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|va| (stage.host.behind(page(*va)).pfn(BASE), PageCount::new(512)))
+            .collect();
+        assert_eq!(dirty, expected, "the block that was marked, and no other");
         stage.reclaim();
     }
     // And everything, if the caller of the removal says so.
     let region = stage.register(510, 2).unwrap().region;
-    stage.registry.unregister(&stage.machine, region, Dirtied::All).unwrap();
-    assert_eq!(stage.machine.dirty.take().iter().map(|(_, pages)| pages).sum::<u64>(), 2);
+    stage.registry.unregister(&stage.host, region, Dirtied::All).unwrap();
+    assert_eq!(stage.host.take_dirty().iter().map(|(_, pages)| pages.raw()).sum::<u64>(), 2);
 }

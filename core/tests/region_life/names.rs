@@ -64,7 +64,7 @@ fn names_that_would_come_again_are_not_given() {
         assert_eq!(region.raw() >> 32, generation);
         gone(stage.unregister(region));
         assert_eq!(stage.reclaim().len(), 1);
-        assert!(stage.registry.is_empty(&stage.machine));
+        assert!(stage.registry.is_empty(&stage.host));
     }
     assert_eq!(stage.register(10, 1), Err(RegionError::Full));
 }

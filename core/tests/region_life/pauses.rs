@@ -6,11 +6,11 @@ use pinfold::host::{Flow, Progress, Wait};
 use pinfold::region::{Pinner, RegionError};
 use pinfold::*;
 
-use super::{Machine, Stage, range, request};
+use super::{PinHost, Stage, range, request};
 
 /// The stage's host, which does something at a pause, before a pin, or before an unpin.
 struct Meanwhile<'a> {
-    machine: &'a Machine,
+    host: &'a PinHost,
     step: u64,
     paused: Cell<u64>,
     /// Called with the number of the pause.
@@ -20,8 +20,8 @@ struct Meanwhile<'a> {
 }
 
 impl<'a> Meanwhile<'a> {
-    fn new(machine: &'a Machine, pause: &'a dyn Fn(u64)) -> Self {
-        Self { machine, step: 40, paused: Cell::new(0), pause, pin: &|| (), unpin: &|| () }
+    fn new(host: &'a PinHost, pause: &'a dyn Fn(u64)) -> Self {
+        Self { host, step: 40, paused: Cell::new(0), pause, pin: &|| (), unpin: &|| () }
     }
 }
 
@@ -44,11 +44,11 @@ impl Pinner for Meanwhile<'_> {
     }
     fn pin(&self, table: &PinTable<'_>, request: &PinRequest) -> Result<Pinned, PinError> {
         (self.pin)();
-        self.machine.pin(table, request)
+        self.host.pin(table, request)
     }
     fn unpin(&self, table: &PinTable<'_>, dirtied: Dirtied) -> Result<Unpinned, UnpinError> {
         (self.unpin)();
-        self.machine.unpin(table, dirtied)
+        self.host.unpin(table, dirtied)
     }
 }
 
@@ -90,14 +90,14 @@ fn at_every_pause(act: impl Fn(&Stage, &mut Meanwhile<'_>)) {
                 change();
             }
         };
-        let mut pinner = Meanwhile::new(&stage.machine, &pause);
+        let mut pinner = Meanwhile::new(&stage.host, &pause);
         act(&stage, &mut pinner);
         if pinner.paused.get() < nth {
             assert!(nth > 8, "only {nth} pauses");
             break;
         }
         every_page_is_free(&stage);
-        assert_eq!(stage.machine.held.get().0, 3, "those of the neighbours");
+        assert_eq!(stage.host.held(), 3, "those of the neighbours");
     }
 }
 
@@ -147,7 +147,7 @@ fn a_region_that_comes_first_in_the_middle_wins() {
         // Both ends share their block with another region, so that it takes many steps to fill.
         stage.register(0, 1).unwrap();
         stage.register(1510, 1).unwrap();
-        let pinner = Meanwhile::new(&stage.machine, &pause);
+        let pinner = Meanwhile::new(&stage.host, &pause);
         let slow = stage.registry.register(&pinner, &request(SLOW.0, SLOW.1), stage.table(1600));
         let Some(middle) = middle.take() else { break };
         match (slow, middle) {
@@ -186,7 +186,7 @@ fn a_pin_that_uses_the_registry_itself_does_not_wait_for_its_own_lock() {
             assert_eq!(stage.register(first, pages), Err(RegionError::Busy));
         }
     };
-    let pinner = Meanwhile { pin: &act, ..Meanwhile::new(&stage.machine, &|_| ()) };
+    let pinner = Meanwhile { pin: &act, ..Meanwhile::new(&stage.host, &|_| ()) };
     let slow = stage.registry.register(&pinner, &request(SLOW.0, SLOW.1), stage.table(1600));
     assert_eq!(stage.lookup(3, 1), Some(slow.unwrap().region));
 }
@@ -203,7 +203,7 @@ fn a_region_that_is_being_unpinned_is_gone_and_its_range_is_not_free() {
         assert_eq!(stage.register(602, 1), Err(RegionError::Busy));
         assert!(stage.reclaim().is_empty());
     };
-    let pinner = Meanwhile { unpin: &act, ..Meanwhile::new(&stage.machine, &|_| ()) };
+    let pinner = Meanwhile { unpin: &act, ..Meanwhile::new(&stage.host, &|_| ()) };
     stage.registry.unregister(&pinner, region, Dirtied::No).unwrap();
     assert_eq!(stage.reclaim().len(), 1);
     stage.register(602, 1).unwrap();

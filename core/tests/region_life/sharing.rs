@@ -12,13 +12,13 @@ fn exactly_the_same_range_is_pinned_once_and_given_back_with_the_last() {
     let first = stage.register(100, 30).unwrap();
     let pinned = first.pinned.unwrap();
     assert_eq!((pinned.pages.raw(), first.used), (30, 1));
-    assert_eq!((stage.machine.held.get().0, stage.machine.charged.get()), (30, 30));
-    let calls = stage.machine.calls.get();
+    assert_eq!((stage.host.held(), stage.host.charged()), (30, 30));
+    let calls = stage.host.calls();
     for used in 2..5 {
         let again = stage.register(100, 30).unwrap();
         assert_eq!((again.region, again.pinned, again.used), (first.region, None, used));
     }
-    assert_eq!(stage.machine.calls.get(), calls, "neither pinned nor charged again");
+    assert_eq!(stage.host.calls(), calls, "neither pinned nor charged again");
     let found = stage.registry.find(&range(100, 30)).unwrap();
     let expected = Region {
         id: first.region,
@@ -33,11 +33,11 @@ fn exactly_the_same_range_is_pinned_once_and_given_back_with_the_last() {
     for left in [3, 2, 1] {
         assert_eq!(stage.unregister(first.region), Ok(Unregistered::StillUsed(left)));
         assert_eq!(stage.lookup(100, 30), Some(first.region));
-        assert_eq!(stage.machine.held.get().0, 30);
+        assert_eq!(stage.host.held(), 30);
     }
     let Ok(Unregistered::Gone(Some(unpinned))) = stage.unregister(first.region) else { panic!() };
     assert_eq!(unpinned.pages.raw(), 30);
-    stage.machine.assert_clean();
+    assert!(stage.host.is_clean());
     assert_eq!(stage.registry.find(&range(100, 30)), None);
     assert_eq!(stage.unregister(first.region), Err(RegionError::NotFound));
     assert_eq!(stage.reclaim().len(), 1, "only the table of the first was kept");
@@ -74,9 +74,9 @@ fn more_access_than_the_pins_were_taken_with_is_no_share() {
         let stage = Stage::new(range(0, 4096), 4);
         let asked = |access| PinRequest::longterm(range(100, 30), access);
         let first = stage.register_in(&asked(has), stage.table(100)).unwrap().region;
-        let pins = stage.machine.pins.get();
+        let pins = stage.host.pins();
         let second = stage.register_in(&asked(wants), stage.table(100));
-        assert_eq!(stage.machine.pins.get(), pins);
+        assert_eq!(stage.host.pins(), pins);
         let used = match second {
             Ok(again) => again.used,
             Err(error) => {
@@ -99,7 +99,7 @@ fn any_overlap_is_refused_before_anything_is_pinned() {
         let near = stage.register(first - 2, 2).unwrap().region;
         let region = stage.register(first, pages).unwrap().region;
         let far = stage.register(end, 1).unwrap().region;
-        let calls = stage.machine.calls.get();
+        let calls = stage.host.calls();
         let middle = first + pages / 2;
         let mut others = vec![
             (first - 1, pages + 2),
@@ -123,8 +123,8 @@ fn any_overlap_is_refused_before_anything_is_pinned() {
             assert!(matches!(error, RegionError::Overlap { .. }));
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         }
-        assert_eq!(stage.machine.calls.get(), calls);
-        assert_eq!(stage.registry.len(&stage.machine), 3);
+        assert_eq!(stage.host.calls(), calls);
+        assert_eq!(stage.registry.len(&stage.host), 3);
         // What only touches it is no overlap.
         stage.register(end + 1, 5).unwrap();
         stage.register(first - 3, 1).unwrap();
@@ -139,10 +139,10 @@ fn a_region_in_the_middle_is_met_before_anything_is_pinned() {
     for (first, pages) in [(700, 1), (1024, 512), (1000, 1000)] {
         let stage = Stage::new(range(0, 1 << 13), 8);
         let region = stage.register(first, pages).unwrap().region;
-        let (calls, free) = (stage.machine.pins.get(), stage.next.get());
+        let (calls, free) = (stage.host.pins(), stage.next.get());
         let error = stage.register(5, 4000).unwrap_err();
         assert_eq!(error, RegionError::Overlap { with: region });
-        assert_eq!(stage.machine.pins.get(), calls);
+        assert_eq!(stage.host.pins(), calls);
         assert_eq!(stage.lookup(5, 1), None);
         stage.register_in(&request(5, 1), &stage.memory[free..free + 10]).unwrap();
         stage.unregister(region).unwrap();
@@ -165,7 +165,7 @@ fn what_is_not_asked_for_properly_is_refused_at_once() {
     let large =
         AddrRange::new(VirtAddr::new(0x40_0000), PageCount::ONE, PageShift::new(16).unwrap());
     refused(PinRequest::longterm(large.unwrap(), BOTH), RegionError::BaseMismatch);
-    assert_eq!(stage.machine.calls.get(), 0);
+    assert_eq!(stage.host.calls(), 0);
     stage.assert_empty();
     stage.register(512, 1).unwrap();
     stage.register(1535, 1).unwrap();
