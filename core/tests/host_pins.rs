@@ -297,6 +297,24 @@ fn every_page_is_found_and_everything_comes_back() {
     }
 }
 
+/// Page numbers have up to 52 bits, and what the table says of its own words goes by them.
+#[test]
+fn pages_at_any_height_are_found_and_come_back() {
+    for up in [1 << 35, 1 << 46, 1 << 47, 1 << 48, (1 << 51) - 0x200, (1 << 52) - 0x1000] {
+        let folios: Vec<_> = mixed().iter().map(|f| (f.0 + up, f.1, f.2)).collect();
+        let machine = Machine::new(&folios);
+        let words = words(4000);
+        let table = PinTable::new(&words).unwrap();
+        pin(&machine, &table, &request(FIRST + up, PAGES)).unwrap();
+        for page in FIRST + up..FIRST + up + PAGES {
+            let expected = PhysAddr::new(machine.frame(page).unwrap().0 << 12);
+            assert_eq!(table.lookup(VirtAddr::new(page << 12)), Ok(expected), "{page:#x}");
+        }
+        assert_eq!(unpin(&machine, &table, Dirtied::No).pages.raw(), PAGES);
+        machine.assert_clean();
+    }
+}
+
 #[test]
 fn a_folio_as_large_as_the_source_takes_at_once_is_one_entry() {
     let folios = [(1 << 18, 1 << 18, 1 << 18)];

@@ -4,8 +4,8 @@
 //! |---|---|---|---|---|---|
 //! | 0..3 tag | 0 | 1 | 2 | 3 | 4 |
 //! | 3 | | | dirty | dirty | |
-//! | 8..14 | | | | | order of the child's entries |
-//! | 16..64 | | | | | origin of the child, in words |
+//! | 4..10 | | | | | order of the child's entries |
+//! | 10..64 | | | | | origin of the child, in words |
 //! | 8..64 | | frame number | | | |
 //! | 12..64 | | | address | address | |
 //!
@@ -21,8 +21,8 @@ const ADDRESS: u64 = 2;
 const STALE: u64 = 3;
 const LINK: u64 = 4;
 const PAGE_SHIFT: u32 = 8;
-const LINK_ORDER_SHIFT: u32 = 8;
-const LINK_ORIGIN_SHIFT: u32 = 16;
+const LINK_ORDER_SHIFT: u32 = 4;
+const LINK_ORIGIN_SHIFT: u32 = 10;
 /// Frames are 4 KiB or more, so the low bits of their addresses are free.
 const ADDRESS_MASK: u64 = !0xfff;
 
@@ -81,7 +81,7 @@ impl Slot {
         }
     }
 
-    /// The word that says this. Frame numbers have at most 56 bits, origins 48 with their sign: a frame
+    /// The word that says this. Frame numbers have at most 56 bits, origins 54 with their sign: a frame
     /// whose number is wider has no address and is never recorded.
     #[inline]
     #[must_use]
@@ -132,8 +132,8 @@ mod tests {
             Slot::Address { addr, dirty: true },
             Slot::Address { addr: PhysAddr::new(0), dirty: false },
             Slot::Stale { addr, dirty: true },
-            Slot::Link { origin: (1 << 47) - 1, order },
-            Slot::Link { origin: 0_u64.wrapping_sub(1 << 47), order },
+            Slot::Link { origin: (1 << 53) - 1, order },
+            Slot::Link { origin: 0_u64.wrapping_sub(1 << 53), order },
         ] {
             assert_eq!(Slot::decode(slot.encode()), slot);
         }
