@@ -39,3 +39,15 @@ fn the_script_corpus() {
     assert!(replayed >= 4, "only {replayed} inputs");
     assert!(sum.pinned >= 4 && sum.injected + sum.disturbed >= 4, "they do too little: {sum}");
 }
+
+#[test]
+fn the_registry_corpus() {
+    let (mut registered, mut removed) = (0, 0);
+    let replayed = replay("registry", |_, input| {
+        let outcome = pinfold_sim::regions::run(input);
+        registered += outcome.registered;
+        removed += outcome.removed;
+    });
+    assert!(replayed >= 6, "only {replayed} inputs");
+    assert!(registered >= 40 && removed >= 20, "they do too little: {registered}, {removed}");
+}

@@ -32,6 +32,7 @@ pub struct PinHost {
 
 impl PinHost {
     /// Frames have numbers so much larger than the pages: a multiple of every block size.
+    /// The topmost pages have the lowest frames.
     pub const DISTANCE: u64 = 1 << 33;
 
     /// A host with pages of this size, which does what it is asked.
@@ -55,7 +56,7 @@ impl PinHost {
     /// Where the byte at an address lies.
     #[must_use]
     pub fn behind(&self, va: VirtAddr) -> PhysAddr {
-        PhysAddr::new(va.raw() + (Self::DISTANCE << self.base.raw()))
+        PhysAddr::new(va.raw().wrapping_add(Self::DISTANCE << self.base.raw()))
     }
 
     /// Pages that are pinned.
