@@ -287,9 +287,9 @@ mod tests {
         let ranges = Ranges::new(&regions, pages);
         let all: [&dyn Locate; 5] = [&OneLoad(pages), &list, &tree, &sorted, &ranges];
         for (at, peer) in all.into_iter().enumerate() {
-            for page in 0..12 {
-                let found = peer.locate(START + (page << 12) + 0x123);
-                assert_eq!(found, Some(((0x100 + page) << 12) + 0x123), "peer {at}, page {page}");
+            for (page, offset) in (0..12).flat_map(|page| [(page, 0), (page, 0xfff)]) {
+                let found = peer.locate(START + (page << 12) + offset);
+                assert_eq!(found, Some(((0x100 + page) << 12) + offset), "peer {at}, page {page}");
             }
             assert_eq!(peer.locate(START - 1), None, "peer {at}");
             assert_eq!(peer.locate(START + (12 << 12)), None, "peer {at}");
