@@ -578,7 +578,7 @@ struct pinfold_registered {
     uint64_t need_own;
     /**
      * With INVALID_ARGUMENT: a registered region that overlaps the range without being just this range
-     * with this access, if that was it.
+     * with this access, or just this device memory, if that was it.
      */
     struct pinfold_region_id with;
 };
@@ -1134,11 +1134,12 @@ pinfold_status pinfold_registry_words_for(uint64_t start,
  * in the same area, and are the library's until pinfold_registry_fini.
  *
  * # Context
- * Any that may take a spin lock.
+ * May sleep, as far as the pause hook does.
  *
  * # Errors
  * INVALID_ARGUMENT: a pointer is null or misaligned, `registry` is no registry, there are no words, or
- * they lie elsewhere. Nothing has changed.
+ * they lie elsewhere. BUSY: a region has its table there, or another call does the same just now.
+ * INTERRUPTED: `pause` said so. Nothing has changed.
  *
  * # Safety
  * `registry` is null or the handle of a registry. The words are for the library.
@@ -1217,6 +1218,10 @@ pinfold_status pinfold_registry_reclaim(struct pinfold_registry *registry,
  * charged, and the table memory stays the caller's. `desc->space` is that of the registry, and
  * `desc->flags` have PINFOLD_PIN_LONGTERM.
  *
+ * The region carries IOMMU pages up to the largest size that divides its start and its length and is not
+ * larger than any folio behind it, as far as folios were reported with
+ * pinfold_run_sink_push_indivisible.
+ *
  * To learn how many words a table takes, call this with `table_words` 0: a range that is registered
  * already needs none, else NO_SPACE comes with the number, as in pinfold_region_register.
  *
@@ -1251,7 +1256,8 @@ pinfold_status pinfold_registry_register(struct pinfold_registry *registry,
 /**
  * Registers device memory: `pages` pages from `start` on are mapped to the physical addresses from
  * `hpa` on. Nothing is pinned or charged; that the device's memory stays there is the caller's to see
- * to.
+ * to. It carries IOMMU pages up to the largest size that divides its start, its length and `hpa`. If
+ * just this is registered already, it is only registered once more.
  *
  * # Context
  * As pinfold_registry_register, but that nothing is pinned.
@@ -1274,16 +1280,17 @@ pinfold_status pinfold_registry_register_device(struct pinfold_registry *registr
  * Ends one registration of the region, and stores in `*left`, if `left` is not null, how many are left.
  * With the last one all pins and the charge are given back. `dirty` is PINFOLD_DIRTY_ALL if the device
  * may have written anywhere, or PINFOLD_DIRTY_MARKED if marks say where. The table memory comes back
- * from pinfold_registry_reclaim, also after CORRUPT.
+ * from pinfold_registry_reclaim.
  *
  * # Context
  * May sleep, as far as the hooks do. Any thread. Cannot be stopped by `pause`.
  *
  * # Errors
  * NOT_FOUND: there is no such region, or not any more. BUSY: it was the last registration, and
- * something is mapped; it stays registered. CORRUPT: the table memory was overwritten; what was left of
- * it was unpinned, and the region is gone. INVALID_ARGUMENT: a pointer is misaligned, `registry` is
- * null or no registry, or `dirty` is neither value. `*left` is unchanged.
+ * something is mapped; it stays registered. CORRUPT: the table memory was overwritten. Either nothing
+ * could be unpinned, and the region stays registered; or what was left was, and the region is gone:
+ * pinfold_registry_info tells. INVALID_ARGUMENT: a pointer is misaligned, `registry` is null or no
+ * registry, or `dirty` is neither value. `*left` is unchanged.
  *
  * # Safety
  * `registry` is null or the handle of a registry; `left` is null or writable.
@@ -1335,7 +1342,8 @@ pinfold_status pinfold_registry_info(const struct pinfold_registry *registry,
  * how many bytes of the page of `1 << shift` bytes around it lie there, from `hpa` on.
  *
  * # Context
- * Any that may take a spin lock. Reads every record that was ever in use.
+ * May sleep, as far as the pause hook does, whose answer does not matter here: every record that was
+ * ever in use is read.
  *
  * # Errors
  * NOT_FOUND: no device memory is registered there. INVALID_ARGUMENT: a pointer is null or misaligned,

@@ -267,11 +267,12 @@ pub unsafe extern "C" fn pinfold_registry_words_for(
 /// in the same area, and are the library's until pinfold_registry_fini.
 ///
 /// # Context
-/// Any that may take a spin lock.
+/// May sleep, as far as the pause hook does.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: a pointer is null or misaligned, `registry` is no registry, there are no words, or
-/// they lie elsewhere. Nothing has changed.
+/// they lie elsewhere. BUSY: a region has its table there, or another call does the same just now.
+/// INTERRUPTED: `pause` said so. Nothing has changed.
 ///
 /// # Safety
 /// `registry` is null or the handle of a registry. The words are for the library.

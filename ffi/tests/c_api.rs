@@ -49,7 +49,7 @@ macro_rules! programs {
 
 programs! {
     life errors stale hooks versions race layout
-    registry registry_errors realmode
+    registry registry_errors realmode realmode_race
 }
 
 #[test]

@@ -8,7 +8,9 @@ use pinfold::{AddrRange, PageShift, PhysAddr};
 use super::{Registry, open};
 use crate::pointer::{self, Grown};
 use crate::region::{RegionDesc, RegionId, dirtied, measure, needed, range, smallest_table};
-use crate::status::{self, PINFOLD_ERR_INVALID_ARGUMENT, PINFOLD_ERR_NOT_FOUND, Status};
+use crate::status::{
+    self, PINFOLD_ERR_CORRUPT, PINFOLD_ERR_INVALID_ARGUMENT, PINFOLD_ERR_NOT_FOUND, Status,
+};
 
 /// What a registration came to. Written whatever the status is, once the arguments are found good;
 /// what the status does not speak of is zero.
@@ -31,7 +33,7 @@ pub struct Registered {
     /// are too few. Reclaim what is retired, or give it more with pinfold_registry_grow.
     pub need_own: u64,
     /// With INVALID_ARGUMENT: a registered region that overlaps the range without being just this range
-    /// with this access, if that was it.
+    /// with this access, or just this device memory, if that was it.
     pub with: RegionId,
 }
 
@@ -125,6 +127,10 @@ impl Registry {
 /// charged, and the table memory stays the caller's. `desc->space` is that of the registry, and
 /// `desc->flags` have PINFOLD_PIN_LONGTERM.
 ///
+/// The region carries IOMMU pages up to the largest size that divides its start and its length and is not
+/// larger than any folio behind it, as far as folios were reported with
+/// pinfold_run_sink_push_indivisible.
+///
 /// To learn how many words a table takes, call this with `table_words` 0: a range that is registered
 /// already needs none, else NO_SPACE comes with the number, as in pinfold_region_register.
 ///
@@ -192,7 +198,8 @@ pub unsafe extern "C" fn pinfold_registry_register(
 
 /// Registers device memory: `pages` pages from `start` on are mapped to the physical addresses from
 /// `hpa` on. Nothing is pinned or charged; that the device's memory stays there is the caller's to see
-/// to.
+/// to. It carries IOMMU pages up to the largest size that divides its start, its length and `hpa`. If
+/// just this is registered already, it is only registered once more.
 ///
 /// # Context
 /// As pinfold_registry_register, but that nothing is pinned.
@@ -233,16 +240,17 @@ pub unsafe extern "C" fn pinfold_registry_register_device(
 /// Ends one registration of the region, and stores in `*left`, if `left` is not null, how many are left.
 /// With the last one all pins and the charge are given back. `dirty` is PINFOLD_DIRTY_ALL if the device
 /// may have written anywhere, or PINFOLD_DIRTY_MARKED if marks say where. The table memory comes back
-/// from pinfold_registry_reclaim, also after CORRUPT.
+/// from pinfold_registry_reclaim.
 ///
 /// # Context
 /// May sleep, as far as the hooks do. Any thread. Cannot be stopped by `pause`.
 ///
 /// # Errors
 /// NOT_FOUND: there is no such region, or not any more. BUSY: it was the last registration, and
-/// something is mapped; it stays registered. CORRUPT: the table memory was overwritten; what was left of
-/// it was unpinned, and the region is gone. INVALID_ARGUMENT: a pointer is misaligned, `registry` is
-/// null or no registry, or `dirty` is neither value. `*left` is unchanged.
+/// something is mapped; it stays registered. CORRUPT: the table memory was overwritten. Either nothing
+/// could be unpinned, and the region stays registered; or what was left was, and the region is gone:
+/// pinfold_registry_info tells. INVALID_ARGUMENT: a pointer is misaligned, `registry` is null or no
+/// registry, or `dirty` is neither value. `*left` is unchanged.
 ///
 /// # Safety
 /// `registry` is null or the handle of a registry; `left` is null or writable.
@@ -259,9 +267,12 @@ pub unsafe extern "C" fn pinfold_registry_unregister(
         let left = if left.is_null() { None } else { Some(pointer::check(left)?) };
         let dirtied = dirtied(dirty)?;
         let ended = registry.regions.unregister(&registry.pinner(), core_id(id), dirtied);
-        let now = match ended.map_err(|error| status::of(error.kind()))? {
-            Unregistered::StillUsed(left) => left,
-            Unregistered::Gone(_) => 0,
+        let now = match ended {
+            Ok(Unregistered::StillUsed(left)) => left,
+            Ok(Unregistered::Gone(_)) => 0,
+            // Nobody but the registry empties the table of a region that is registered.
+            Err(RegionError::Unpin(_)) => return Err(PINFOLD_ERR_CORRUPT),
+            Err(error) => return Err(status::of(error.kind())),
         };
         if let Some(left) = left {
             // SAFETY: writable by this function's contract.
@@ -337,7 +348,8 @@ pub unsafe extern "C" fn pinfold_registry_info(
 /// how many bytes of the page of `1 << shift` bytes around it lie there, from `hpa` on.
 ///
 /// # Context
-/// Any that may take a spin lock. Reads every record that was ever in use.
+/// May sleep, as far as the pause hook does, whose answer does not matter here: every record that was
+/// ever in use is read.
 ///
 /// # Errors
 /// NOT_FOUND: no device memory is registered there. INVALID_ARGUMENT: a pointer is null or misaligned,

@@ -72,12 +72,35 @@ static uint64_t mapped(struct pinfold_region_id id)
     return info.mapped;
 }
 
+/* Runs that the host never splits, and even ones are, carry IOMMU pages as large. */
+static void large_pages(void)
+{
+    struct pinfold_region_desc desc = region(RUN * 2, RUN, arena->tables[0], 64);
+    struct pinfold_registered said = {.size = sizeof said};
+    struct pinfold_region_info info = {.size = sizeof info};
+    uint64_t hpa = 0;
+
+    CHECK_STATUS(pinfold_registry_register(world.registry, &desc, &said), PINFOLD_OK);
+    CHECK_STATUS(pinfold_registry_info(world.registry, said.region, &info), PINFOLD_OK);
+    CHECK(info.usable_shift == 12 + RUN_ORDER);
+    const uint64_t va = desc.start + PAGE + 5;
+    CHECK_STATUS(pinfold_realmode_translate(world.view, said.region, va, 12 + RUN_ORDER, &hpa),
+                 PINFOLD_OK);
+    CHECK(hpa == frame_of(RUN * 2 + 1) * PAGE + 5);
+    CHECK_STATUS(pinfold_realmode_translate(world.view, said.region, va, 13 + RUN_ORDER, &hpa),
+                 PINFOLD_ERR_TOO_HARD);
+    CHECK_STATUS(pinfold_registry_unregister(world.registry, said.region, 0, NULL), PINFOLD_OK);
+    CHECK(reclaim(&world).times == 1);
+}
+
 static const struct pinfold_realmode *open_elsewhere(void)
 {
-    const struct pinfold_area area = {(uint64_t *)elsewhere, sizeof *elsewhere / 8};
+    const struct pinfold_area areas[] = {
+        {(uint64_t *)elsewhere, sizeof *elsewhere / 8}, {(uint64_t *)&world, sizeof world / 8},
+    };
     const struct pinfold_realmode *view = NULL;
 
-    CHECK_STATUS(pinfold_realmode_open(elsewhere_memory, sizeof elsewhere_memory, &area, 1,
+    CHECK_STATUS(pinfold_realmode_open(elsewhere_memory, sizeof elsewhere_memory, areas, 2,
                                        elsewhere->own, OWN, &view), PINFOLD_OK);
     CHECK((const void *)view == (const void *)elsewhere_memory);
     return view;
@@ -95,6 +118,8 @@ int main(void)
     const struct pinfold_realmode *const views[] = {world.view, open_elsewhere()};
     for (int i = 0; i < 2; i++)
         check_gone(views[i], (struct pinfold_region_id){UINT64_C(1) << 32}, 0);
+
+    large_pages();
 
     /* Registered at one address, seen at both. */
     desc = region(6, 700, arena->tables[0], TABLE);

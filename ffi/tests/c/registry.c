@@ -258,6 +258,13 @@ static void grown(void)
     CHECK_STATUS(pinfold_registry_grow(world.registry, behind + 1, more),
                  PINFOLD_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(pinfold_registry_grow(world.registry, behind, 0), PINFOLD_ERR_INVALID_ARGUMENT);
+    /* Where a region has its table there is no room. */
+    struct pinfold_region_desc there = region(0, 4, behind + more - 64, 64);
+    struct pinfold_registered tabled = {.size = sizeof tabled};
+    CHECK_STATUS(pinfold_registry_register(world.registry, &there, &tabled), PINFOLD_OK);
+    CHECK_STATUS(pinfold_registry_grow(world.registry, behind, more - 63), PINFOLD_ERR_BUSY);
+    CHECK_STATUS(pinfold_registry_unregister(world.registry, tabled.region, 0, NULL), PINFOLD_OK);
+    CHECK(reclaim(&world).words == there.table);
     CHECK_STATUS(pinfold_registry_grow(world.registry, behind, more - 1), PINFOLD_OK);
     CHECK_STATUS(pinfold_registry_register_device(world.registry, PAGE, 1, 0, &said),
                  PINFOLD_ERR_NO_SPACE);

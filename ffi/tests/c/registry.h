@@ -20,7 +20,7 @@ struct world {
     _Alignas(PINFOLD_ENGINE_ALIGN) unsigned char engine_memory[PINFOLD_ENGINE_SIZE];
     _Alignas(PINFOLD_REGISTRY_ALIGN) unsigned char memory[PINFOLD_REGISTRY_SIZE];
     _Alignas(PINFOLD_REALMODE_ALIGN) unsigned char view_memory[PINFOLD_REALMODE_SIZE];
-    struct pinfold_area area;
+    struct pinfold_area areas[2];
     struct pinfold_engine *engine;
     struct pinfold_registry *registry;
     const struct pinfold_realmode *view;
@@ -43,15 +43,17 @@ static void freed(void *ctx, uint64_t *words, uint64_t count)
 
 static struct pinfold_registry_desc registry_desc(struct world *world, struct arena *arena)
 {
-    world->area = (struct pinfold_area){(uint64_t *)arena, sizeof *arena / 8};
+    /* The view lies within reach too, as it must; and so, by chance, does the rest of the world. */
+    world->areas[0] = (struct pinfold_area){(uint64_t *)arena, sizeof *arena / 8};
+    world->areas[1] = (struct pinfold_area){(uint64_t *)world, sizeof *world / 8};
     return (struct pinfold_registry_desc){
         .size = sizeof(struct pinfold_registry_desc),
         .space = SPACE,
         .start = 0,
         .pages = WINDOW_PAGES,
         .regions = REGIONS,
-        .areas = &world->area,
-        .area_count = 1,
+        .areas = world->areas,
+        .area_count = 2,
         .words = arena->own,
         .word_count = OWN,
     };
@@ -70,7 +72,7 @@ static void begin(struct world *world, struct arena *arena)
                                            sizeof world->view_memory, &world->view), PINFOLD_OK);
     /* Copied. */
     memset(&desc, 0xff, sizeof desc);
-    memset(&world->area, 0xff, sizeof world->area);
+    memset(world->areas, 0xff, sizeof world->areas);
 }
 
 /* With nobody reading. */

@@ -16,7 +16,7 @@ static void init(void)
     struct pinfold_registry *const none = (void *)&world;
     struct pinfold_registry *registry = none;
     struct pinfold_registry_desc good = registry_desc(&world, &arena), desc;
-    struct pinfold_area areas[5] = {world.area, {arena.own, 0}, {NULL, 0}};
+    struct pinfold_area areas[5] = {good.areas[0], {arena.own, 0}, {NULL, 0}};
     struct pinfold_engine *engine = world.engine;
     void *const memory = world.memory;
     const size_t size = sizeof world.memory;
@@ -167,6 +167,8 @@ static void registrations(void)
     WRONG_REGION(table, off(arena.tables[0], 4));
     WRONG_REGION(table, local); /* in no area */
     WRONG_REGION(table, arena.tables[TABLES - 1] + TABLE - 99);
+    WRONG_REGION(table, (uint64_t *)(world.engine_memory + PINFOLD_ENGINE_SIZE) - 1);
+    WRONG_REGION(table, (uint64_t *)(world.memory + PINFOLD_REGISTRY_SIZE) - 1);
     WRONG_REGION(table_words, UINT64_MAX);
     /* The registry's own words. */
     desc = good;
@@ -222,6 +224,41 @@ static void others(void)
     CHECK_STATUS(pinfold_registry_words_for(0, 1, 11, 1, &out), INVALID);
     CHECK_STATUS(pinfold_registry_words_for(0, 1, 12, UINT64_C(1) << 32, &out), INVALID);
     CHECK(out == 0);
+}
+
+/* Table memory that somebody wrote over is noticed: nothing is lost, or no more than its entries say. */
+static void corrupt(void)
+{
+    enum { STATE = 2, ROOT = 9 };
+    struct pinfold_region_desc desc = region(0, 4, arena.tables[0], 100);
+    struct pinfold_registered said = {.size = sizeof said};
+    struct pinfold_region_info info = {.size = sizeof info};
+    uint64_t *const table = arena.tables[0], left = 7, hpa = 7;
+
+    CHECK_STATUS(pinfold_registry_register(world.registry, &desc, &said), PINFOLD_OK);
+    for (uint64_t state = 0; state < 4; state++) {
+        const uint64_t good = table[STATE];
+        if ((good & 0xff) == state)
+            continue;
+        table[STATE] = (good & ~UINT64_C(0xff)) | state;
+        CHECK_STATUS(pinfold_registry_unregister(world.registry, said.region, 0, &left),
+                     PINFOLD_ERR_CORRUPT);
+        table[STATE] = good;
+        CHECK_STATUS(pinfold_registry_info(world.registry, said.region, &info), PINFOLD_OK);
+        CHECK(info.used == 1 && info.mapped == 0 && world.host.pinned == 4);
+    }
+    table[ROOT] = 0;
+    CHECK_STATUS(pinfold_realmode_translate(world.view, said.region, START, 12, &hpa),
+                 PINFOLD_ERR_TOO_HARD);
+    CHECK_STATUS(pinfold_registry_unregister(world.registry, said.region, 0, &left),
+                 PINFOLD_ERR_CORRUPT);
+    CHECK(left == 7 && hpa == 7);
+    CHECK_STATUS(pinfold_registry_info(world.registry, said.region, &info), PINFOLD_ERR_NOT_FOUND);
+    CHECK(reclaim(&world).words == table);
+    /* The one page whose entry is gone is lost; the host knows of it. */
+    CHECK(world.host.pinned == 1 && world.host.pins[0] == 1);
+    uncount(&world.host, frame_of(0), 1);
+    check_clean(&world.host);
 }
 
 static void views(void)
@@ -286,6 +323,7 @@ int main(void)
     no_registry();
     registrations();
     others();
+    corrupt();
     views();
     end(&world);
     return 0;
