@@ -167,11 +167,14 @@ static void registrations(void)
     WRONG_REGION(table, off(arena.tables[0], 4));
     WRONG_REGION(table, local); /* in no area */
     WRONG_REGION(table, arena.tables[TABLES - 1] + TABLE - 99);
-    WRONG_REGION(table, (uint64_t *)(world.engine_memory + PINFOLD_ENGINE_SIZE) - 1);
-    WRONG_REGION(table, (uint64_t *)(world.memory + PINFOLD_REGISTRY_SIZE) - 1);
     WRONG_REGION(table_words, UINT64_MAX);
-    /* The registry's own words. */
+    /* What is the library's already. */
     desc = good;
+    desc.table_words = 32;
+    desc.table = (uint64_t *)(world.engine_memory + PINFOLD_ENGINE_SIZE) - 32;
+    CHECK_STATUS(pinfold_registry_register(registry, &desc, &said), INVALID);
+    desc.table = (uint64_t *)(world.memory + PINFOLD_REGISTRY_SIZE) - 1;
+    CHECK_STATUS(pinfold_registry_register(registry, &desc, &said), INVALID);
     desc.table = arena.own + OWN - 1;
     CHECK_STATUS(pinfold_registry_register(registry, &desc, &said), PINFOLD_ERR_BUSY);
     desc.table = arena.own;
