@@ -586,7 +586,8 @@ struct pinfold_registered {
 /**
  * What is known of a region.
  *
- * Set `size` to sizeof(struct pinfold_region_info); the rules are those of struct pinfold_registered.
+ * Set `size` to sizeof(struct pinfold_region_info). Later versions only append fields, with the rules of
+ * struct pinfold_registered.
  */
 struct pinfold_region_info {
     /**

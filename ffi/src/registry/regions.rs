@@ -43,12 +43,12 @@ impl Registered {
     const NOTHING: Self =
         Self { size: 0, region: NONE, used: 0, need_table: 0, need_own: 0, with: NONE };
 
-    fn new(registered: region::Registered) -> Self {
+    fn done(registered: region::Registered) -> (Self, Result<(), Status>) {
         let region = RegionId { raw: registered.region.raw() };
-        Self { region, used: registered.used, ..Self::NOTHING }
+        (Self { region, used: registered.used, ..Self::NOTHING }, Ok(()))
     }
 
-    fn refused(error: RegionError) -> (Self, Status) {
+    fn refused(error: RegionError) -> (Self, Result<(), Status>) {
         let nothing = Self::NOTHING;
         let said = match error {
             RegionError::NoSpace { need } => Self { need_own: need as u64, ..nothing },
@@ -56,13 +56,14 @@ impl Registered {
             RegionError::Overlap { with } => Self { with: RegionId { raw: with.raw() }, ..nothing },
             _ => nothing,
         };
-        (said, status::of(error.kind()))
+        (said, Err(status::of(error.kind())))
     }
 }
 
 /// What is known of a region.
 ///
-/// Set `size` to sizeof(struct pinfold_region_info); the rules are those of struct pinfold_registered.
+/// Set `size` to sizeof(struct pinfold_region_info). Later versions only append fields, with the rules of
+/// struct pinfold_registered.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct RegionInfo {
@@ -180,19 +181,19 @@ pub unsafe extern "C" fn pinfold_registry_register(
         let table = table.filter(|table| table.count() >= smallest_table());
         // SAFETY: for the library until it is given back, by this function's contract.
         let words = table.map_or(&[][..], |table| unsafe { table.words() });
-        let (said, status) = match registry.regions.register(&registry.pinner(), &request, words) {
-            Ok(registered) => (Registered::new(registered), status::PINFOLD_OK),
+        let (said, result) = match registry.regions.register(&registry.pinner(), &request, words) {
+            Ok(registered) => Registered::done(registered),
             // None was given, and one is needed.
             Err(RegionError::Unreachable) if table.is_none() => {
                 let failure = measure(engine, registry.space, &request);
                 let need_table = failure.need.unwrap_or(0);
-                (Registered { need_table, ..Registered::NOTHING }, failure.status)
+                (Registered { need_table, ..Registered::NOTHING }, Err(failure.status))
             }
             Err(error) => Registered::refused(error),
         };
         // SAFETY: writable by this function's contract.
         unsafe { out.write(said) };
-        if status == status::PINFOLD_OK { Ok(()) } else { Err(status) }
+        result
     })())
 }
 
@@ -226,14 +227,11 @@ pub unsafe extern "C" fn pinfold_registry_register_device(
         let out = unsafe { pointer::output(out) }?;
         let range = registry.range(start, pages)?;
         let wait = registry.engine.pins.host();
-        let (said, status) =
-            match registry.regions.register_device(wait, &range, PhysAddr::new(hpa)) {
-                Ok(registered) => (Registered::new(registered), status::PINFOLD_OK),
-                Err(error) => Registered::refused(error),
-            };
+        let registered = registry.regions.register_device(wait, &range, PhysAddr::new(hpa));
+        let (said, result) = registered.map_or_else(Registered::refused, Registered::done);
         // SAFETY: writable by this function's contract.
         unsafe { out.write(said) };
-        if status == status::PINFOLD_OK { Ok(()) } else { Err(status) }
+        result
     })())
 }
 
