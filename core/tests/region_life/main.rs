@@ -8,11 +8,16 @@ use pinfold::*;
 use pinfold_sim::PinHost;
 
 mod device;
+mod failures;
+mod lookup;
 mod many;
 mod mapping;
+mod memory;
 mod names;
 mod pauses;
 mod sharing;
+mod steps;
+mod usable;
 
 const BASE: PageShift = PageShift::SIZE_4K;
 const BOTH: Access = Access::READ.union(Access::WRITE);
