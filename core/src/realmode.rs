@@ -45,7 +45,7 @@ use core::mem::size_of;
 use pinfold_arch::addr::index;
 use pinfold_arch::{PageShift, PhysAddr, VirtAddr};
 
-use crate::sync::{Ordering, TRIES, Word, fence};
+use crate::sync::{Ordering, Word, fence, tries};
 use crate::table::{Form, PinTable, TooHard};
 
 pub mod layout;
@@ -392,7 +392,7 @@ impl<'m> RealMode<'m> {
         let record = self.record(region.number()).ok_or(TooHard)?;
         let state = record.word(Field::STATE);
         let mut life = Life(state.load(Ordering::Relaxed));
-        for _ in 0..TRIES {
+        for _ in tries() {
             if !life.same(region.life()) {
                 return Err(TooHard);
             }

@@ -4,6 +4,9 @@
 //!
 //! No two locks are held at once, and no host call that may sleep happens under one.
 
+use core::hint::black_box;
+use core::ops::Range;
+
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 #[cfg(loom)]
@@ -99,7 +102,14 @@ mod counted {
 
 /// How often a change of one word is tried where nobody may wait. Others who change the same word
 /// at the same time cost a try each.
-pub(crate) const TRIES: usize = 64;
+const TRIES: usize = 64;
+
+/// [`TRIES`] rounds, in a number that the compiler cannot know: it would write the body of the loop
+/// several times over, and code that runs in real mode changes memory in one place.
+#[inline(always)]
+pub(crate) fn tries() -> Range<usize> {
+    0..black_box(TRIES)
+}
 
 /// A spin lock. Taken only through [`host::locked`](crate::host::locked), which brackets it.
 #[derive(Debug, Default)]

@@ -22,7 +22,7 @@ use pinfold_arch::{AddrRange, PageShift, PhysAddr, VirtAddr};
 use crate::error::ErrorKind;
 use crate::host::Step;
 use crate::request::{AccountId, HolderId, PinRequest};
-use crate::sync::{Ordering, TRIES, Word, fence};
+use crate::sync::{Ordering, Word, fence, tries};
 
 pub(crate) mod fill;
 pub mod layout;
@@ -323,7 +323,7 @@ impl<'m> PinTable<'m> {
     pub(crate) fn mark_dirty_in(&self, form: Form, va: VirtAddr) -> Result<(), TooHard> {
         let page = va.raw().wrapping_shr(u32::from(form.base.raw()));
         let (word, mut raw, _) = self.entry(form, page).ok_or(TooHard)?;
-        for _ in 0..TRIES {
+        for _ in tries() {
             match Slot::decode(raw) {
                 Slot::Address { dirty: true, .. } => return Ok(()),
                 Slot::Address { .. } => {}

@@ -81,7 +81,8 @@ impl<'m> Play<'m> {
 
     /// Pages near the borders of blocks of all sizes.
     fn pages(&self, [a, b, c]: [u8; 3]) -> Pages {
-        let place = u64::from(a & 3) << 9 | u64::from(a >> 2 & 3) << 18 | u64::from(a >> 4 & 3) << 27;
+        let place =
+            u64::from(a & 3) << 9 | u64::from(a >> 2 & 3) << 18 | u64::from(a >> 4 & 3) << 27;
         let near = if b < 128 { u64::from(b) } else { 511 - u64::from(b - 128) };
         let first = (self.window.0 >> 27 << 27) + place + near;
         let inside = (self.window.0..self.window.1).contains(&first);

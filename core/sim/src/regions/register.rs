@@ -1,7 +1,9 @@
 //! Registering and removing, and what must come of it.
 
 use pinfold::region::{RegionError, Registered, Unregistered};
-use pinfold::{Access, Dirtied, ErrorKind, PageCount, Pfn, PhysAddr, PinRequest, RegionId, VirtAddr};
+use pinfold::{
+    Access, Dirtied, ErrorKind, PageCount, Pfn, PhysAddr, PinRequest, RegionId, VirtAddr,
+};
 
 use super::model::{BASE, Known, NODE, Pages, range};
 use super::play::{Play, TABLE};
@@ -70,9 +72,8 @@ impl Play<'_> {
         let pages = (pages.0, pages.1.min(pages.0 + MOST_PINNED));
         let access = if read_only { Access::READ } else { Access::all() };
         let Some(range) = range(pages) else { return };
-        let expected = self.expected(pages, |known| {
-            known.device.is_none() && known.access.contains(access)
-        });
+        let expected =
+            self.expected(pages, |known| known.device.is_none() && known.access.contains(access));
         let table = *self.free_tables.last().expect("one more than records");
         let words = &self.tables[table * TABLE..(table + 1) * TABLE];
         let request = PinRequest::longterm(range, access);
@@ -146,7 +147,10 @@ impl Play<'_> {
             let holds = |at: &(Pfn, PageCount), pfn: &u64| {
                 pfn.checked_sub(at.0.raw()).is_some_and(|inside| inside < at.1.raw())
             };
-            assert!(marked.iter().all(|pfn| dirty.iter().any(|run| holds(run, pfn))), "lost a mark");
+            assert!(
+                marked.iter().all(|pfn| dirty.iter().any(|run| holds(run, pfn))),
+                "lost a mark"
+            );
             assert!(dirty.iter().all(|run| marked.iter().any(|pfn| holds(run, pfn))), "too dirty");
         }
         self.dead.push(id);
