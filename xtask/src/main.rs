@@ -3,6 +3,7 @@
 //! `cargo xtask --help` says what there is; `cargo xtask test --list` says what each tier needs and
 //! how long it takes.
 
+mod audit;
 mod capture;
 mod command;
 mod counts;
@@ -28,6 +29,7 @@ usage: cargo xtask COMMAND
   test TIER [TIER...]   these tiers only
   test --list           the tiers, what each needs and how long it takes
   setup [--yes]         what the other tiers need; installs packages and cargo tools that are missing, after asking
+  audit [--help]        the object code of the real-mode functions, held against their contract
   capture [--help]      page tables and frames of a Debian kernel under QEMU, as a snapshot
 ";
 
@@ -40,15 +42,20 @@ fn main() -> ExitCode {
         }
         Some("test") => tiers::run(&args[1..]),
         Some("setup") => setup::run(&args[1..]),
-        Some("capture") => match capture::run(&args[1..]) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        Some("audit") => ended(audit::run(&args[1..])),
+        Some("capture") => ended(capture::run(&args[1..])),
         Some(other) => usage(&format!("there is no command `{other}`")),
         None => usage("a command is missing"),
+    }
+}
+
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

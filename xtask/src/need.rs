@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use crate::audit::Objdump;
 use crate::capture::kernel;
 use crate::command::{command, root};
+use crate::toolchain;
 
 /// How to see that a tool is there.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(crate) enum Probe {
 /// Where a tool comes from.
 #[derive(Debug)]
 pub(crate) enum From {
-    /// A package of Debian.
+    /// A package of Debian, or several.
     Debian(&'static str),
     /// `cargo install`: crate and version.
     Crate(&'static str, &'static str),
@@ -115,6 +117,20 @@ pub(crate) const KERNEL: Need = Need {
     from: From::Command(
         "cargo xtask capture --arch x86_64 --fetch --out target/capture/fetched.snap",
     ),
+};
+
+/// Disassembles for every machine that the audit knows.
+pub(crate) const OBJDUMP: Need = Need {
+    name: "llvm-objdump 19 or newer",
+    probe: Probe::Asks(|| Objdump::find().is_some()),
+    from: From::Debian("llvm-19"),
+};
+
+/// A Rust for the machines that the audit builds for.
+pub(crate) const BARE_RUST: Need = Need {
+    name: "a Rust for machines without an operating system",
+    probe: Probe::Asks(|| toolchain::BARE.iter().all(|target| target.able())),
+    from: From::Debian(toolchain::PACKAGES),
 };
 
 pub(crate) const NIGHTLY: Need = Need {

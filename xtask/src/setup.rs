@@ -74,7 +74,7 @@ fn install_lines(missing: &[&Need]) -> Vec<Vec<String>> {
     let mut lists = false;
     for need in missing {
         match need.from {
-            From::Debian(package) => packages.push(package.to_owned()),
+            From::Debian(names) => packages.append(&mut words(names)),
             From::Crate(name, version) => {
                 others.push(words(&format!("cargo install --locked {name}@{version}")));
             }
@@ -130,7 +130,7 @@ fn install(lines: &[Vec<String>]) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::install_lines;
-    use crate::need::{CARGO_DENY, KERNEL, NIGHTLY, QEMU, VALGRIND};
+    use crate::need::{BARE_RUST, CARGO_DENY, KERNEL, NIGHTLY, QEMU, VALGRIND};
 
     fn last_words(lines: &[Vec<String>]) -> Vec<&str> {
         lines.iter().filter_map(|line| line.last().map(String::as_str)).collect()
@@ -142,6 +142,12 @@ mod tests {
         assert_eq!(last_words(&lines), ["update", "qemu-system-x86", "cargo-deny@0.20.2"]);
         assert!(lines[1].contains(&"valgrind".to_owned()));
         assert!(install_lines(&[&NIGHTLY]).is_empty());
+    }
+
+    #[test]
+    fn a_need_of_several_packages() {
+        let lines = install_lines(&[&BARE_RUST]);
+        assert!(lines[1].contains(&"cargo-web".to_owned()));
     }
 
     #[test]

@@ -64,6 +64,13 @@ pub(crate) const EXTRA: &[Tier] = &[
         extra::c,
     ),
     Tier::new(
+        "audit",
+        "real-mode object code keeps its contract",
+        "3",
+        &[&need::OBJDUMP, &need::BARE_RUST],
+        extra::audit,
+    ),
+    Tier::new(
         "fuzz",
         "each fuzz target for 20000 runs",
         "4",

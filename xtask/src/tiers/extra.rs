@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::hosted;
+use crate::audit;
 use crate::capture;
 use crate::command::{Show, check, command, root};
 use crate::counts::{Counts, Outcome, Stop};
 use crate::need::NEXTEST;
+use crate::toolchain::BARE;
 
 /// Optimised, but with every assertion. The scripts say what they did, and how to repeat what failed.
 pub(super) fn model() -> Outcome {
@@ -46,6 +48,22 @@ pub(super) fn c() -> Outcome {
     }
     // The `test` tier counted them as skipped.
     Ok(Counts { skipped: -ran.passed, ..ran })
+}
+
+/// First that the audit finds what is planted, here and for every machine; then the library.
+pub(super) fn audit() -> Outcome {
+    let args: &[&str] = if NEXTEST.present() {
+        &["nextest", "run", "--package", "xtask", "--run-ignored", "only", "audit::"]
+    } else {
+        &["test", "--package", "xtask", "audit::", "--", "--ignored"]
+    };
+    let ran = check(command("cargo", args), Show::OnFailure)?;
+    // The `test` tier counted them as skipped.
+    let counts = Counts { skipped: -ran.passed, ..ran };
+    match audit::planted(BARE).and_then(|()| audit::library(BARE)) {
+        Ok(()) => Ok(counts),
+        Err(why) => Err(Stop::Failed { counts, why }),
+    }
 }
 
 /// A count of runs, so that every machine does the same; the time is only a guard.

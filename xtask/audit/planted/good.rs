@@ -1,0 +1,6 @@
+//! Keeps the contract.
+
+#![no_std]
+
+#[path = "services.rs"]
+mod services;
