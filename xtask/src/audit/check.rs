@@ -196,7 +196,11 @@ impl Checker<'_> {
             changes,
             loops: loops.iter().map(|found| (found.kind, bounds_of(*found, allowed))).collect(),
         };
-        self.judge_service(&row, called);
+        let callees = called.iter().filter_map(|&at| self.image.functions.get(at));
+        let callees: Vec<String> = callees.map(|other| readable(&other.symbol)).collect();
+        for finding in costs(isa, &row, &callees) {
+            self.say(name, &finding);
+        }
         self.audit.rows.push(row);
         let summary = Summary { stack, steps, bytes: decoded.bytes, changes: own, closure };
         self.done.insert(at, summary);
@@ -221,34 +225,34 @@ impl Checker<'_> {
         }
     }
 
-    fn judge_service(&mut self, row: &Row, called: &BTreeSet<usize>) {
-        let Some(service) = rules::service_named(&row.name) else { return };
-        let x86 = self.image.isa == Isa::X86_64;
-        let changes = row.changes;
-        let wrong = match service.changes {
-            Changes::None => changes != 0,
-            Changes::One => x86 && changes != 1,
-        };
-        if wrong {
-            let right = if service.changes == Changes::None { 0 } else { 1 };
-            let why = format!("{changes} atomic changes of memory in the code, not {right}");
-            self.say(&row.name, &why);
-        }
-        let wraps = called.iter().filter_map(|&at| self.image.functions.get(at));
-        let wraps = wraps.into_iter().any(|other| readable(&other.symbol) == service.rust);
-        let (bytes, most) = if wraps {
-            (row.bytes, Some(rules::WRAPPER_BYTES))
-        } else {
-            (row.bytes_in_all, service.bytes)
-        };
-        if let Some(most) = most.filter(|&most| x86 && bytes > most) {
-            self.say(&row.name, &format!("{bytes} bytes of code, at most {most} are allowed"));
-        }
-    }
-
     fn say(&mut self, name: &str, what: &str) {
         self.audit.findings.push(format!("{name}: {what}"));
     }
+}
+
+/// What a service costs too much: changes of memory, and bytes on x86_64.
+fn costs(isa: Isa, row: &Row, callees: &[String]) -> Vec<String> {
+    let Some(service) = rules::service_named(&row.name) else { return Vec::new() };
+    let x86 = isa == Isa::X86_64;
+    let mut findings = Vec::new();
+    let wrong = match service.changes {
+        Changes::None => row.changes != 0,
+        Changes::One => x86 && row.changes != 1,
+    };
+    if wrong {
+        let right = u64::from(service.changes == Changes::One);
+        findings.push(format!("{} atomic changes of memory in the code, not {right}", row.changes));
+    }
+    let wraps = callees.iter().any(|name| name == service.rust);
+    let (bytes, most) = if wraps {
+        (row.bytes, Some(rules::WRAPPER_BYTES))
+    } else {
+        (row.bytes_in_all, service.bytes)
+    };
+    if let Some(most) = most.filter(|&most| x86 && bytes > most) {
+        findings.push(format!("{bytes} bytes of code, at most {most} are allowed"));
+    }
+    findings
 }
 
 fn bounds_of(found: Loop, allowed: Loops) -> Option<Bound> {
@@ -261,4 +265,49 @@ fn bounds_of(found: Loop, allowed: Loops) -> Option<Bound> {
 /// `.text.realmode`, or one that a compiler made of it by adding a name.
 fn is_ours(section: &str) -> bool {
     section.strip_prefix(SECTION).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Row, costs, is_ours};
+    use crate::audit::isa::Isa;
+
+    fn row(name: &str, bytes: u64, bytes_in_all: u64, changes: u64) -> Row {
+        let name = name.to_owned();
+        Row { name, bytes, bytes_in_all, stack: 0, steps: 0, changes, loops: Vec::new() }
+    }
+
+    #[test]
+    fn a_look_up_is_small_and_changes_nothing() {
+        let name = "pinfold::realmode::RealMode::lookup";
+        let found = |isa, bytes, changes| costs(isa, &row(name, bytes, bytes, changes), &[]).len();
+        assert_eq!(found(Isa::X86_64, 256, 0), 0);
+        assert_eq!(found(Isa::X86_64, 257, 0), 1);
+        assert_eq!(found(Isa::S390x, 257, 0), 0);
+        assert_eq!(found(Isa::S390x, 256, 1), 1);
+    }
+
+    #[test]
+    fn what_c_calls_adds_little() {
+        let callees = ["pinfold::realmode::RealMode::lookup".to_owned()];
+        let found = |bytes| {
+            costs(Isa::X86_64, &row("pinfold_realmode_lookup", bytes, bytes + 256, 0), &callees)
+        };
+        assert!(found(128).is_empty());
+        assert_eq!(found(129), ["129 bytes of code, at most 128 are allowed"]);
+    }
+
+    #[test]
+    fn a_count_changes_in_one_place() {
+        let found =
+            |isa, changes| costs(isa, &row("pinfold_realmode_map_get", 64, 64, changes), &[]).len();
+        assert_eq!([0, 1, 2].map(|changes| found(Isa::X86_64, changes)), [1, 0, 1]);
+        assert_eq!(found(Isa::Power, 2), 0);
+    }
+
+    #[test]
+    fn sections() {
+        assert!(is_ours(".text.realmode") && is_ours(".text.realmode.lookup"));
+        assert!(!is_ours(".text.realmodeish") && !is_ours(".text"));
+    }
 }
