@@ -62,6 +62,29 @@ fn exactly_what_is_said_suffices() {
     }
 }
 
+/// A region whose two ends lie in the blocks of two others takes nodes for both.
+#[test]
+fn each_end_takes_nodes_of_its_own() {
+    // A quarter of the window is a block of the root, or more.
+    for (pages, levels, far) in [(1 << 12, 1, 1 << 10), (1 << 26, 2, 1 << 20)] {
+        let window = range(0, pages);
+        let fixed = Registry::words_for(&window, 3).unwrap() - 3 * 2 * levels * NODE;
+        let need = fixed + 2 * levels * NODE;
+        let all = words(need);
+        let areas = Areas::new(&[all]).unwrap();
+        let registry = Registry::new(areas, &all[..need - 1], &window, 3).unwrap();
+        let neighbours = [0, far + 9].map(|page| register(&registry, page, 1).unwrap());
+        let refused = register(&registry, 1, far);
+        assert_eq!(refused, Err(RegionError::NoSpace { need }), "{pages:#x}");
+        registry.grow(&PinHost::new(BASE), &all[need - 1..]).unwrap();
+        let region = register(&registry, 1, far).unwrap();
+        let found = [0, 1, far, far + 1, far + 9]
+            .map(|page| registry.realmode().lookup(VirtAddr::new(page << 12), 1).ok());
+        let [before, behind] = neighbours.map(Some);
+        assert_eq!(found, [before, Some(region), Some(region), None, behind]);
+    }
+}
+
 proptest! {
     /// Wherever regions lie, if what is retired is reclaimed before it is missed.
     #[test]
@@ -181,6 +204,22 @@ fn a_table_lies_in_reach_and_is_nobody_elses() {
     in_use(own + 50, own + 100);
     assert_eq!(stage.reclaim(), [(own + 50, 50)]);
     stage.register_in(&request(40, 5), table).unwrap();
+}
+
+/// Directly behind the registry's words there may be a table, until it comes back.
+#[test]
+fn a_registry_does_not_grow_over_a_table() {
+    let stage = Stage::new(range(0, 4096), 4);
+    let region = stage.register(10, 5).unwrap().region;
+    let more = &stage.memory[stage.own..stage.own + 600];
+    let grow = || stage.registry.grow(&stage.host, more);
+    assert_eq!(grow(), Err(RegionError::TableInUse));
+    stage.unregister(region).unwrap();
+    assert_eq!(grow(), Err(RegionError::TableInUse), "who reads it may still be at it");
+    stage.reclaim();
+    assert_eq!(grow(), Ok(()));
+    let refused = stage.register_in(&request(10, 5), &more[..20]);
+    assert_eq!(refused.unwrap_err(), RegionError::TableInUse);
 }
 
 /// A grace is good for what was retired before it, whatever order they come back in.
