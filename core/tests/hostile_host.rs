@@ -30,12 +30,17 @@ impl Memory {
     fn new(pages: u64) -> Self {
         let memory = Self(words(4 * 512));
         for (at, raw) in [(0, 0x1007), (512, 0x2007), (1024, 0x3007)] {
-            memory.0[at].store(raw, Ordering::Relaxed);
+            memory.set(at, raw);
         }
         for i in 0..pages {
-            memory.0[1536 + i as usize].store((8 + i) << 12 | 0x67, Ordering::Relaxed);
+            memory.set(1536 + i as usize, (8 + i) << 12 | 0x67);
         }
         memory
+    }
+
+    /// Entries are little endian, whatever the CPU that runs the tests.
+    fn set(&self, at: usize, raw: u64) {
+        self.0[at].store(raw.to_le(), Ordering::Relaxed);
     }
 }
 
@@ -136,7 +141,7 @@ fn the_figure_for_a_table_that_is_too_small_is_found_in_bounded_steps() {
     let table = PinTable::new(&table_words).unwrap();
     // The root leads out of memory: there is nothing to count.
     let memory = Memory::new(0);
-    memory.0[0].store(0x9999_0007, Ordering::Relaxed);
+    memory.set(0, 0x9999_0007);
     let engine = Engine::new(host(memory), frames);
     let huge = request(1 << 35);
     let error = engine.pin(&space(), &table, &huge).unwrap_err();
@@ -144,7 +149,7 @@ fn the_figure_for_a_table_that_is_too_small_is_found_in_bounded_steps() {
     assert_eq!(error.cause, PinCause::Table(TableError::NoSpace { need }));
     // 1 GiB leaves of memory that nobody knows: each page counts for one, some at a time.
     let memory = Memory::new(0);
-    memory.0[512].store(0x4000_0000 | 0xe7, Ordering::Relaxed);
+    memory.set(512, 0x4000_0000 | 0xe7);
     let engine = Engine::new(host(memory), frames);
     let pages = 1 << 18;
     engine.pin(&space(), &table, &request(pages)).unwrap_err();

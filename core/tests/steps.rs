@@ -187,7 +187,7 @@ const SHAPES: [Shape; 6] = [
 
 fn tables(shape: Shape) -> Vec<Word> {
     let memory = words(6 * 512);
-    let set = |at: usize, raw| memory[at].store(raw, Ordering::Relaxed);
+    let set = |at: usize, raw: u64| memory[at].store(raw.to_le(), Ordering::Relaxed);
     for (at, raw) in [(0, 0x1007), (512, 0x2007)] {
         set(at, raw);
     }

@@ -23,7 +23,12 @@ const TABLE: u64 = 0x67;
 struct Memory(BTreeMap<u64, Vec<Word>>);
 
 impl Memory {
+    /// An entry of x86_64: little endian, whatever the CPU that runs the tests.
     fn set(&mut self, table: u64, index: usize, raw: u64) {
+        self.set_word(table, index, raw.to_le());
+    }
+
+    fn set_word(&mut self, table: u64, index: usize, raw: u64) {
         let words = self.0.entry(table).or_insert_with(|| (0..512).map(|_| Word::new(0)).collect());
         words[index] = Word::new(raw);
     }
@@ -173,9 +178,9 @@ fn every_leaf_is_a_leaf<F: TableFormat>(format: F, sizes: &[u8]) {
         let in_memory = |raw: u64| if format.big_endian() { raw.to_be() } else { raw.to_le() };
         for pair in levels[..=depth].windows(2) {
             let way = format.encode(&pair[0], Entry::Table(pair[1], Rights::all())).unwrap();
-            memory.set(pair[0].base.raw(), 0, in_memory(way));
+            memory.set_word(pair[0].base.raw(), 0, in_memory(way));
         }
-        memory.set(table.base.raw(), 0, in_memory(raw));
+        memory.set_word(table.base.raw(), 0, in_memory(raw));
         let space = AddressSpace::new(SpaceId(0), format, levels[0]);
         let va = VirtAddr::new(table.shift.bytes() - base.bytes() + 5);
         let page = translate(&space, &memory, va).unwrap().unwrap();
@@ -224,14 +229,14 @@ fn a_change_of_the_leaf_or_of_its_parent_is_noticed_and_marks_are_not() {
     run(&memory, &|memory, run| {
         let table = memory.table(PhysAddr::new(0x4000), 512).unwrap();
         let old = table.load(2).unwrap();
-        table.store(2, old & !0x60).unwrap();
+        table.store(2, old & !0x60_u64.to_le()).unwrap();
         assert!(run.unchanged(all.0, all.1, BASE), "accessed and dirty are hardware's");
-        table.store(2, old & !2).unwrap();
+        table.store(2, old & !2_u64.to_le()).unwrap();
         assert!(!run.unchanged(all.0, all.1, BASE), "the write bit went");
         assert!(run.unchanged(last.0, last.1, BASE), "page 3 is as it was");
         table.store(2, old).unwrap();
         let parent = memory.table(PhysAddr::new(0x3000), 512).unwrap();
-        let old = parent.swap(0, 0x5000 | TABLE).unwrap();
+        let old = parent.swap(0, (0x5000 | TABLE).to_le()).unwrap();
         assert!(!run.unchanged(all.0, all.1, BASE), "the table was replaced (D6)");
         parent.store(0, old).unwrap();
         assert!(run.unchanged(all.0, all.1, BASE));

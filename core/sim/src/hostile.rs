@@ -68,7 +68,7 @@ pub fn walk_and_pin(input: &[u8]) -> bool {
     let ram = Ram((0..FRAMES * 512).map(|_| Word::new(0)).collect());
     for pair in contents.chunks_exact(10) {
         let place = usize::try_from(word(&pair[..2])).unwrap_or(0) % ram.0.len();
-        ram.0[place].store(word(&pair[2..]), pinfold::sync::Ordering::Relaxed);
+        ram.0[place].store(word(&pair[2..]).to_le(), pinfold::sync::Ordering::Relaxed);
     }
     let Ok(format) = X86_64::new(levels, 40) else { return false };
     let Ok(root) = format.root(0) else { return false };

@@ -84,7 +84,7 @@ impl World {
         let (tables, frames) = (Tables(words(7 * 512)), words(2 * frames));
         let lowest = (0..4).map(|i| (1024 + i, (3 + i as u64) << 12 | 7));
         for (at, raw) in lowest.chain([(0, 0x1007), (512, 0x2007)]) {
-            tables.0[at].store(raw, Ordering::Relaxed);
+            tables.0[at].store(raw.to_le(), Ordering::Relaxed);
         }
         Self { tables, frames, step: 4096 }
     }
@@ -111,7 +111,7 @@ impl World {
                 SMALL..GIANT => (1024 + (page / HUGE) + i, (pfn + i * HUGE) << 12 | 0xe7),
                 _ => (512 + (page / GIANT) + i, (pfn + i * GIANT) << 12 | 0xe7),
             };
-            self.tables.0[at as usize].store(raw, Ordering::Relaxed);
+            self.tables.0[at as usize].store(raw.to_le(), Ordering::Relaxed);
         }
     }
 

@@ -25,7 +25,8 @@ use crate::{AT, PAGE};
 pub(crate) type Space = Arc<AddressSpace<X86_64>>;
 
 const PRESENT: u64 = 1;
-const WRITABLE: u64 = 2;
+/// As it lies in memory, whatever the byte order of the CPU that runs the tests.
+pub(crate) const WRITABLE: u64 = 2_u64.to_le();
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// The last-level entry for `va`, whose tables are there.
@@ -33,7 +34,7 @@ pub(crate) fn leaf<'m>(machine: &Machine<'m>, space: &AddressSpace<X86_64>, va: 
     let mut table = space.root().base;
     for shift in [39, 30, 21] {
         let words = machine.ram().words(table, 512).expect("a table");
-        let entry = words[(va >> shift & 511) as usize].load(Ordering::SeqCst);
+        let entry = u64::from_le(words[(va >> shift & 511) as usize].load(Ordering::SeqCst));
         assert_eq!(entry & PRESENT, PRESENT, "no table for {va:#x}");
         table = PhysAddr::new(entry & FRAME);
     }
@@ -234,8 +235,8 @@ impl FaultIn for Careless<'_, '_> {
         if let Some(pfn) = self.orphan.take().filter(pinned) {
             // Its owner is gone, so it is taken for free.
             let entry = leaf(self.machine, &handle, va.raw());
-            let raw = entry.load(Ordering::SeqCst);
-            entry.store(raw & !FRAME | pfn.raw() << 12, Ordering::SeqCst);
+            let raw = u64::from_le(entry.load(Ordering::SeqCst));
+            entry.store((raw & !FRAME | pfn.raw() << 12).to_le(), Ordering::SeqCst);
         }
         Ok(())
     }

@@ -8,12 +8,11 @@ use pinfold::{Access, PinRequest, PinTable};
 use pinfold_sim::conformance::Subject;
 use pinfold_sim::{HostCall, Layout, Machine};
 
-use crate::careless::{Space, leaf};
+use crate::careless::{Space, WRITABLE, leaf};
 use crate::{AT, both, range, shortterm, words};
 
 /// The second half of a fork that has looked for pins and found none: the page is shared.
 fn share(machine: &Machine<'_>, parent: &Space, child: &Space) {
-    const WRITABLE: u64 = 2;
     let folio = machine.folio_at(parent.id(), AT).expect("it is mapped");
     let entry = leaf(machine, parent, AT);
     let shared = entry.fetch_and(!WRITABLE, Ordering::SeqCst) & !WRITABLE;
