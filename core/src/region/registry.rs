@@ -411,6 +411,9 @@ impl<'m> Registry<'m> {
                 Some(self.table_of(&record))
             });
             let Some(table) = table else { return };
+            // Whoever reads a word that is written from here on, sees at its second look at the
+            // record that the region is gone: also if this was called too early.
+            fence(Ordering::Release);
             table.into_iter().for_each(&mut free);
             let _ = steps.did(1, PageCount::ZERO);
         }
