@@ -11,6 +11,8 @@ use pinfold::sync::{Ordering, Word};
 use pinfold::{Order, PageCount, PageShift, Pfn};
 
 mod engine;
+mod region;
+mod source;
 mod table;
 
 const PFN: Pfn = Pfn::new(1);

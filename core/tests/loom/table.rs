@@ -1,73 +1,34 @@
-//! Two callers at one pin table.
+//! One pin table: two callers, and readers while it is given back and filled anew.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::thread;
-use pinfold::host::{Host, NoAccount, NoTrace, SpaceId, SpinWait};
-use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
+use pinfold::host::SpaceId;
+use pinfold::source::HostPins;
 use pinfold::sync::Word;
-use pinfold::table::Run;
-use pinfold::{
-    Access, AddrRange, Dirtied, PageCount, PageShift, Pfn, PinRequest, PinTable, VirtAddr,
-};
+use pinfold::table::TooHard;
+use pinfold::{Dirtied, PinTable};
 
-struct Plain;
+use super::source::{Plain, Source, frame, request, va};
 
-impl Host for Plain {
-    type Wait = SpinWait;
-    type Account = NoAccount;
-    type Trace = NoTrace;
+type Shared = (Vec<Word>, Source);
 
-    fn wait(&self) -> &SpinWait {
-        &SpinWait
-    }
-    fn account(&self) -> &NoAccount {
-        &NoAccount
-    }
-    fn trace(&self) -> &NoTrace {
-        &NoTrace
-    }
+fn shared() -> Arc<Shared> {
+    Arc::new(((0..12).map(|_| Word::new(0)).collect(), Source::default()))
 }
 
-/// Counts the pages that are pinned; no part of the model.
-#[derive(Default)]
-struct Source(AtomicU64);
-
-impl PinSource for &Source {
-    fn base(&self) -> PageShift {
-        PageShift::SIZE_4K
-    }
-    fn pin(
-        &self,
-        _: SpaceId,
-        part: AddrRange,
-        _: &PinRequest,
-        runs: &mut RunSink<'_>,
-    ) -> Result<(), SourceError> {
-        self.0.fetch_add(part.pages().raw(), Ordering::SeqCst);
-        runs.push(Pfn::new(part.start().raw() >> 12), part.pages())
-    }
-    fn unpin(&self, run: Run) {
-        self.0.fetch_sub(run.pages.raw(), Ordering::SeqCst);
-    }
-}
-
-fn request(first: u64, pages: u64) -> PinRequest {
-    let start = VirtAddr::new(first << 12);
-    let range = AddrRange::new(start, PageCount::new(pages), PageShift::SIZE_4K).unwrap();
-    PinRequest::longterm(range, Access::READ)
+fn model(preemptions: usize, race: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(race);
 }
 
 /// Of two who give a table back one does; if it is filled anew before the other comes, that one
 /// gives back what it holds by then, not what it held.
 #[test]
 fn what_is_given_back_is_what_the_table_holds_by_then() {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
-    builder.check(|| {
-        let shared: Arc<(Vec<Word>, Source)> =
-            Arc::new(((0..12).map(|_| Word::new(0)).collect(), Source::default()));
+    model(2, || {
+        let shared = shared();
         let (words, source) = &*shared;
         let table = PinTable::new(words).unwrap();
         let pins = HostPins::new(Plain, source);
@@ -86,6 +47,29 @@ fn what_is_given_back_is_what_the_table_holds_by_then() {
         given += other.join().unwrap();
         given += pins.unpin(&table, Dirtied::No).map_or(0, |given| given.pages.raw());
         assert_eq!(given, if again { 4 } else { 1 });
-        assert_eq!(source.0.load(Ordering::SeqCst), 0, "pages stay pinned");
+        assert_eq!(source.pinned(), [], "pages stay pinned");
+    });
+}
+
+/// What a reader is told while the table is filled for the first time, given back, and filled with
+/// another range: nothing, or what one of the fillings says; never a frame number that is not an
+/// address yet, nor the one filling's word by the other's geometry.
+#[test]
+fn a_look_up_answers_for_one_filling() {
+    model(3, || {
+        let shared = shared();
+        let (words, source) = &*shared;
+        let table = PinTable::new(words).unwrap();
+        let reader = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || PinTable::open(&shared.0).unwrap().lookup(va(1)))
+        };
+        let pins = HostPins::new(Plain, source);
+        pins.pin(SpaceId(0), &table, &request(0, 2)).unwrap();
+        pins.unpin(&table, Dirtied::No).unwrap();
+        pins.pin(SpaceId(0), &table, &request(1, 2)).unwrap();
+        let found = reader.join().unwrap();
+        let right = [Err(TooHard), Ok(frame(1, 1)), Ok(frame(2, 1))];
+        assert!(right.contains(&found), "{found:x?} is neither of them");
     });
 }
