@@ -1,6 +1,6 @@
 //! Regions to be looked up: where they lie, what memory is behind them, and their registration.
 
-use pinfold::host::{Host, NoAccount, NoTrace, SourceError, SpaceId, SpinWait};
+use pinfold::host::{PlainHost, SourceError, SpaceId, SpinWait};
 use pinfold::region::InSpace;
 use pinfold::source::{HostPins, PinSource, RunSink};
 use pinfold::sync::{Ordering, Word};
@@ -99,25 +99,6 @@ fn scattered(folio: u64, folios: u64) -> u64 {
     folio.wrapping_mul(0x9e3_7795) & (folios - 1)
 }
 
-/// A host that waits by spinning and charges nobody.
-#[derive(Clone, Copy, Debug)]
-pub struct Plain;
-
-impl Host for Plain {
-    type Wait = SpinWait;
-    type Account = NoAccount;
-    type Trace = NoTrace;
-    fn wait(&self) -> &SpinWait {
-        &SpinWait
-    }
-    fn account(&self) -> &NoAccount {
-        &NoAccount
-    }
-    fn trace(&self) -> &NoTrace {
-        &NoTrace
-    }
-}
-
 /// Memory for a registry and for the tables of regions, which are known beforehand.
 #[derive(Debug)]
 pub struct Memory {
@@ -208,7 +189,7 @@ impl Memory {
     pub fn register<'m>(&'m self, registry: &Registry<'m>, at: usize) -> RegionId {
         let place = &self.regions[at];
         let request = PinRequest::longterm(place.range, Access::READ | Access::WRITE);
-        let pins = HostPins::new(Plain, Scattered(place.folio));
+        let pins = HostPins::new(PlainHost, Scattered(place.folio));
         let pinner = InSpace { pins: &pins, space: SpaceId(1) };
         registry.register(&pinner, &request, self.table(at)).expect("it can be registered").region
     }
@@ -218,7 +199,7 @@ impl Memory {
     /// # Panics
     /// If it is not registered.
     pub fn unregister<'m>(&'m self, registry: &Registry<'m>, id: RegionId, quiet: impl FnOnce()) {
-        let pins = HostPins::new(Plain, Scattered(BASE));
+        let pins = HostPins::new(PlainHost, Scattered(BASE));
         let pinner = InSpace { pins: &pins, space: SpaceId(1) };
         registry.unregister(&pinner, id, Dirtied::No).expect("it is registered");
         let grace = registry.retired(&SpinWait);

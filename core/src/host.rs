@@ -3,7 +3,8 @@
 //! Two bundles. [`Host`] is for everybody: waiting and accounting. [`GupHost`] adds what it takes
 //! to find and pin frames through page tables: memory, mappings, the walk guard, faults,
 //! migration. Each part is a trait of one to three functions in a file of its own; all but
-//! the mappings have a ready-made implementation for a system that does not need more. [`Parts`] puts parts together.
+//! the mappings have a ready-made implementation for a system that does not need more. [`Parts`] puts
+//! parts together, and [`PlainHost`] is the first bundle, ready-made.
 //!
 //! | part | trait | ready-made | may sleep |
 //! |---|---|---|---|
@@ -76,6 +77,26 @@ pub trait Host {
     fn account(&self) -> &Self::Account;
     /// The events part.
     fn trace(&self) -> &Self::Trace;
+}
+
+/// A host that has nothing to say: it spins where others wait, charges nobody and keeps no events.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainHost;
+
+impl Host for PlainHost {
+    type Wait = SpinWait;
+    type Account = NoAccount;
+    type Trace = NoTrace;
+
+    fn wait(&self) -> &SpinWait {
+        &SpinWait
+    }
+    fn account(&self) -> &NoAccount {
+        &NoAccount
+    }
+    fn trace(&self) -> &NoTrace {
+        &NoTrace
+    }
 }
 
 /// What an embedder provides whose frames the engine counts itself.

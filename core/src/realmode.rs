@@ -262,8 +262,8 @@ impl<'m> RealMode<'m> {
         let record = self.record(number).ok_or(TooHard)?;
         let life = Life(record.load(Field::STATE, Ordering::Acquire));
         let (_, left) = record.offset_of(va)?;
-        // No bytes at all become the largest number, and are too many.
-        if life.mapped() == 0 || bytes.wrapping_sub(1) > left {
+        let others = bytes.checked_sub(1).ok_or(TooHard)?;
+        if life.mapped() == 0 || others > left {
             return Err(TooHard);
         }
         record.still(life)?;

@@ -84,7 +84,7 @@ pub trait PinSource {
 /// Pins memory of a host that counts the pins itself.
 ///
 /// ```
-/// use pinfold::host::{Host, NoAccount, NoTrace, SpaceId, SpinWait};
+/// use pinfold::host::{PlainHost, SpaceId};
 /// use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
 /// use pinfold::sync::Word;
 /// use pinfold::table::Run;
@@ -101,15 +101,7 @@ pub trait PinSource {
 ///     }
 ///     fn unpin(&self, _: Run) {}
 /// }
-/// # struct Plain;
-/// # impl Host for Plain {
-/// #     type Wait = SpinWait; type Account = NoAccount; type Trace = NoTrace;
-/// #     fn wait(&self) -> &SpinWait { &SpinWait }
-/// #     fn account(&self) -> &NoAccount { &NoAccount }
-/// #     fn trace(&self) -> &NoTrace { &NoTrace }
-/// # }
-///
-/// let pins = HostPins::new(Plain, Fixed);
+/// let pins = HostPins::new(PlainHost, Fixed);
 /// let words = [const { Word::new(0) }; 64];
 /// let table = PinTable::new(&words)?;
 /// let start = VirtAddr::new(0x7000_0000);

@@ -5,17 +5,16 @@
 //! claims that overlap meet, and one of them goes back, before anything is pinned.
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{Access, AddrRange, PageCount, PageShift, PhysAddr};
+use pinfold_arch::{Access, AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
 
-use super::directory::{Span, Taken};
-use super::memory::{Phase, WriterWord};
-use super::registry::Registry;
+use super::directory::{Directory, Span, Taken};
+use super::memory::{Memory, Phase, WriterWord};
 use super::steps::Steps;
 use super::{RegionError, Registered};
 use crate::host::{Flow, Wait, locked};
-use crate::realmode::RegionId;
 use crate::realmode::layout::{Field, Life, Record, Shape};
-use crate::sync::{Ordering, Word, fence};
+use crate::realmode::{RealMode, RegionId};
+use crate::sync::{Lock, Ordering, Word, fence};
 use crate::table::layout::Geometry;
 
 /// What lies behind a new region.
@@ -35,7 +34,18 @@ pub(super) enum Claim {
     New(u64),
 }
 
-impl<'m> Registry<'m> {
+/// The records and the directory of a registry, for its writers: readers are in the view.
+#[derive(Debug)]
+pub(super) struct Claims<'m> {
+    pub(super) view: RealMode<'m>,
+    pub(super) memory: Lock<Memory>,
+}
+
+impl<'m> Claims<'m> {
+    pub(super) const fn new(view: RealMode<'m>, memory: Memory) -> Self {
+        Self { view, memory: Lock::new(memory) }
+    }
+
     /// Claims the range for a new record, or registers once more what is registered exactly so.
     pub(super) fn claim(
         &self,
@@ -251,6 +261,45 @@ impl<'m> Registry<'m> {
             page = next;
             let _ = steps.did(words, span.pages_to(page));
         }
+    }
+
+    /// Where the registry's own words begin.
+    pub(super) fn place(&self) -> Result<u64, RegionError> {
+        self.view.areas().place(self.view.words()).ok_or(RegionError::Unreachable)
+    }
+
+    /// The pages of a range that lies in the window.
+    fn span(&self, range: &AddrRange) -> Result<Span, RegionError> {
+        let window = self.view.window();
+        if range.base() != window.base {
+            return Err(RegionError::BaseMismatch);
+        }
+        let first = range.start().raw() >> window.base.raw();
+        let span = Span { first, end: first + range.pages().raw() };
+        if window.holds(span.first, span.end) { Ok(span) } else { Err(RegionError::OutsideWindow) }
+    }
+
+    fn directory(&self) -> Directory<'m> {
+        Directory::new(self.view)
+    }
+
+    /// The addresses of a record's region.
+    pub(super) fn range_of(&self, record: &Record<'_>) -> Option<AddrRange> {
+        let base = self.view.window().base;
+        let start = VirtAddr::new(record.load(Field::START, Ordering::Relaxed));
+        let last = record.load(Field::LAST, Ordering::Relaxed);
+        let pages = PageCount::new((last >> base.raw()).checked_add(1)?);
+        AddrRange::new(start, pages, base).ok()
+    }
+
+    /// The words of a record's table; `None` for device memory.
+    pub(super) fn table_of(&self, record: &Record<'_>) -> Option<&'m [Word]> {
+        let length = record.load(Field::LENGTH, Ordering::Relaxed);
+        if length == 0 {
+            return None;
+        }
+        let place = record.load(Field::PLACE, Ordering::Relaxed);
+        self.view.areas().from(place)?.get(..index(length))
     }
 }
 

@@ -1,10 +1,9 @@
 //! The registry: registering, removing, finding.
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
+use pinfold_arch::{AddrRange, PageCount, PageShift, PhysAddr};
 
-use super::claim::{Backing, Claim, close, reopen};
-use super::directory::{Directory, Span};
+use super::claim::{Backing, Claim, Claims, close, reopen};
 use super::memory::{Memory, WriterWord};
 use super::steps::Steps;
 use super::{DeviceMemory, Pinner, Region, RegionError, Registered, Unregistered};
@@ -13,14 +12,13 @@ use crate::pin::{Dirtied, UnpinError};
 use crate::realmode::layout::{Field, Life, NODE_WORDS, Record, Shape, Window};
 use crate::realmode::{Areas, RealMode, RegionId};
 use crate::request::{PinFlags, PinRequest};
-use crate::sync::{Lock, Ordering, Word, fence};
+use crate::sync::{Ordering, Word, fence};
 use crate::table::PinTable;
 use crate::table::layout::SMALLEST_PAGE;
 
 /// The registered regions of one address space.
 ///
 /// ```
-/// # use pinfold::host::{Host, NoAccount, NoTrace, SpaceId, SpinWait};
 /// # use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
 /// # use pinfold::table::Run;
 /// # struct Fixed;
@@ -32,13 +30,7 @@ use crate::table::layout::SMALLEST_PAGE;
 /// #     }
 /// #     fn unpin(&self, _: Run) {}
 /// # }
-/// # struct Plain;
-/// # impl Host for Plain {
-/// #     type Wait = SpinWait; type Account = NoAccount; type Trace = NoTrace;
-/// #     fn wait(&self) -> &SpinWait { &SpinWait }
-/// #     fn account(&self) -> &NoAccount { &NoAccount }
-/// #     fn trace(&self) -> &NoTrace { &NoTrace }
-/// # }
+/// use pinfold::host::{PlainHost, SpaceId, SpinWait};
 /// use pinfold::region::{InSpace, Unregistered};
 /// use pinfold::sync::Word;
 /// use pinfold::*;
@@ -50,7 +42,7 @@ use crate::table::layout::SMALLEST_PAGE;
 /// let window = AddrRange::new(VirtAddr::new(0), PageCount::new(1 << 20), base)?;
 /// let registry = Registry::new(Areas::new(&[&memory]).unwrap(), own, &window, 16)?;
 ///
-/// let pins = HostPins::new(Plain, Fixed);
+/// let pins = HostPins::new(PlainHost, Fixed);
 /// let pinner = InSpace { pins: &pins, space: SpaceId(1) };
 /// let range = AddrRange::new(VirtAddr::new(0x70_0000), PageCount::new(16), base)?;
 /// let request = PinRequest::longterm(range, Access::READ | Access::WRITE);
@@ -72,8 +64,7 @@ use crate::table::layout::SMALLEST_PAGE;
 /// ```
 #[derive(Debug)]
 pub struct Registry<'m> {
-    pub(super) view: RealMode<'m>,
-    pub(super) memory: Lock<Memory>,
+    claims: Claims<'m>,
 }
 
 /// What was retired so far; see [`Registry::retired`].
@@ -125,8 +116,8 @@ impl<'m> Registry<'m> {
         }
         form.write(words);
         let view = RealMode::open(areas, words).map_err(|_| RegionError::Unreachable)?;
-        let memory = Lock::new(Memory::new(fixed, words.len() as u64));
-        Ok(Self { view, memory })
+        let memory = Memory::new(fixed, words.len() as u64);
+        Ok(Self { claims: Claims::new(view, memory) })
     }
 
     /// Words that a registry for this window takes with so many regions wherever they lie, if what is
@@ -146,7 +137,7 @@ impl<'m> Registry<'m> {
     /// The registry as it may be read where translation is off, and anywhere else.
     #[must_use]
     pub const fn realmode(&self) -> RealMode<'m> {
-        self.view
+        self.claims.view
     }
 
     /// Gives the registry more words for its directory. They lie directly behind those that it has.
@@ -159,15 +150,15 @@ impl<'m> Registry<'m> {
     /// region has its table there; [`RegionError::Busy`] while another call does the same;
     /// [`RegionError::Interrupted`].
     pub fn grow(&self, wait: &impl Wait, more: &'m [Word]) -> Result<(), RegionError> {
-        let first = self.view.areas().place(more).ok_or(RegionError::Unreachable)?;
-        let own = self.place()?;
+        let first = self.claims.view.areas().place(more).ok_or(RegionError::Unreachable)?;
+        let own = self.claims.place()?;
         let words = more.len() as u64;
-        locked(wait, &self.memory, |memory| {
+        locked(wait, &self.claims.memory, |memory| {
             if !memory.promise(words) {
                 return Err(RegionError::Busy);
             }
             let behind = first + words == own + memory.promised()
-                && memory.promised() <= self.view.words().len() as u64;
+                && memory.promised() <= self.claims.view.words().len() as u64;
             if !behind {
                 memory.settle(false);
                 return Err(RegionError::NotBehind);
@@ -175,8 +166,8 @@ impl<'m> Registry<'m> {
             Ok(())
         })?;
         // Tables that come meanwhile find the words taken.
-        let free = self.no_table_in(wait, first, first + words, None);
-        locked(wait, &self.memory, |memory| memory.settle(free.is_ok()));
+        let free = self.claims.no_table_in(wait, first, first + words, None);
+        locked(wait, &self.claims.memory, |memory| memory.settle(free.is_ok()));
         free
     }
 
@@ -208,22 +199,22 @@ impl<'m> Registry<'m> {
         }
         let range = &request.range;
         let wait = pinner.wait();
-        let place = self.view.areas().place(table);
+        let place = self.claims.view.areas().place(table);
         let backing = Backing::Pinned { table, place, access: request.access };
-        let number = match self.claim(wait, range, backing)? {
+        let number = match self.claims.claim(wait, range, backing)? {
             Claim::Shared(registered) => return Ok(registered),
             Claim::New(number) => number,
         };
-        let pinned = self.fill_in(wait, range, number).and_then(|()| {
-            self.table_unused(wait, number)?;
+        let pinned = self.claims.fill_in(wait, range, number).and_then(|()| {
+            self.claims.table_unused(wait, number)?;
             let pins = PinTable::new(table)?;
             Ok(pinner.pin(&pins, request)?)
         });
-        let pinned = pinned.inspect_err(|_| self.withdraw(wait, range, number))?;
+        let pinned = pinned.inspect_err(|_| self.claims.withdraw(wait, range, number))?;
         let base = range.base().raw();
         let backed = PageShift::new(base + pinned.indivisible.raw()).unwrap_or(range.base());
         let usable = backed.min(self.alignment(range, 0));
-        let region = self.publish(wait, range, number, usable, false);
+        let region = self.claims.publish(wait, range, number, usable, false);
         Ok(Registered { region, pinned: Some(pinned), used: 1 })
     }
 
@@ -247,13 +238,15 @@ impl<'m> Registry<'m> {
         if !at.is_aligned(range.base()) || at.checked_add(last).is_none() {
             return Err(RegionError::NoDeviceMemory { at });
         }
-        let number = match self.claim(wait, range, Backing::Device(at))? {
+        let number = match self.claims.claim(wait, range, Backing::Device(at))? {
             Claim::Shared(registered) => return Ok(registered),
             Claim::New(number) => number,
         };
-        self.fill_in(wait, range, number).inspect_err(|_| self.withdraw(wait, range, number))?;
+        self.claims
+            .fill_in(wait, range, number)
+            .inspect_err(|_| self.claims.withdraw(wait, range, number))?;
         let usable = self.alignment(range, at.raw());
-        let region = self.publish(wait, range, number, usable, true);
+        let region = self.claims.publish(wait, range, number, usable, true);
         Ok(Registered { region, pinned: None, used: 1 })
     }
 
@@ -274,25 +267,25 @@ impl<'m> Registry<'m> {
         dirtied: Dirtied,
     ) -> Result<Unregistered, RegionError> {
         let wait = pinner.wait();
-        let record = self.view.record(region.number()).ok_or(RegionError::NotFound)?;
-        if let Some(left) = locked(wait, &self.memory, |_| close(&record, region))? {
+        let record = self.claims.view.record(region.number()).ok_or(RegionError::NotFound)?;
+        if let Some(left) = locked(wait, &self.claims.memory, |_| close(&record, region))? {
             return Ok(Unregistered::StillUsed(left));
         }
-        let unpinned = match self.table_of(&record) {
+        let unpinned = match self.claims.table_of(&record) {
             None => Ok(None),
             Some(words) => pinner.unpin(&PinTable::at(words), dirtied).map(Some),
         };
         if let Err(UnpinError::Table(_)) = unpinned {
             // Somebody else is at the table, or has emptied it.
-            locked(wait, &self.memory, |_| reopen(&record));
+            locked(wait, &self.claims.memory, |_| reopen(&record));
         } else {
-            let range = self.range_of(&record).ok_or(RegionError::NotFound)?;
-            self.take_out(wait, &range, region.number());
-            locked(wait, &self.memory, |memory| {
+            let range = self.claims.range_of(&record).ok_or(RegionError::NotFound)?;
+            self.claims.take_out(wait, &range, region.number());
+            locked(wait, &self.claims.memory, |memory| {
                 if let Some(next) = region.life().next() {
                     record.word(Field::STATE).store(next.0, Ordering::Release);
                 }
-                memory.retire_record(&self.view, region.number());
+                memory.retire_record(&self.claims.view, region.number());
             });
         }
         Ok(Unregistered::Gone(unpinned?))
@@ -304,7 +297,7 @@ impl<'m> Registry<'m> {
     /// Any.
     #[must_use]
     pub fn find(&self, range: &AddrRange) -> Option<Region> {
-        let id = self.view.lookup(range.start(), 1).ok()?;
+        let id = self.claims.view.lookup(range.start(), 1).ok()?;
         self.region(id).filter(|region| region.range == *range)
     }
 
@@ -314,10 +307,10 @@ impl<'m> Registry<'m> {
     /// Any.
     #[must_use]
     pub fn region(&self, id: RegionId) -> Option<Region> {
-        let record = self.view.record(id.number())?;
+        let record = self.claims.view.record(id.number())?;
         let life = || Life(record.load(Field::STATE, Ordering::Acquire));
         let before = life();
-        let range = self.range_of(&record)?;
+        let range = self.claims.range_of(&record)?;
         let shape = Shape(record.load(Field::SHAPE, Ordering::Relaxed));
         let place = record.load(Field::PLACE, Ordering::Relaxed);
         let used = WriterWord::read(&record).number;
@@ -346,11 +339,11 @@ impl<'m> Registry<'m> {
         at: PhysAddr,
         shift: PageShift,
     ) -> Option<DeviceMemory> {
-        let highest = locked(wait, &self.memory, |memory| memory.highest);
+        let highest = locked(wait, &self.claims.memory, |memory| memory.highest);
         let mut steps = Steps::new(wait, PageCount::ZERO);
         (0..highest).find_map(|number| {
             let _ = steps.did(1, PageCount::ZERO);
-            let record = self.view.record(number)?;
+            let record = self.claims.view.record(number)?;
             let life = Life(record.load(Field::STATE, Ordering::Acquire));
             let region = self.region(RegionId::new(number, life))?;
             let inside = at.raw().checked_sub(region.device?.raw())?;
@@ -367,7 +360,7 @@ impl<'m> Registry<'m> {
     /// Any that may take a spin lock.
     #[must_use]
     pub fn len(&self, wait: &impl Wait) -> u64 {
-        locked(wait, &self.memory, |memory| memory.regions)
+        locked(wait, &self.claims.memory, |memory| memory.regions)
     }
 
     /// Whether nothing is registered, being registered, or not yet reclaimed.
@@ -387,7 +380,7 @@ impl<'m> Registry<'m> {
     /// # Context
     /// Any that may take a spin lock.
     pub fn retired(&self, wait: &impl Wait) -> Grace {
-        Grace(locked(wait, &self.memory, Memory::tick))
+        Grace(locked(wait, &self.claims.memory, Memory::tick))
     }
 
     /// Takes back what was retired before `grace`: nodes and records can be used again, and each table's
@@ -402,13 +395,15 @@ impl<'m> Registry<'m> {
     pub fn reclaim(&self, wait: &impl Wait, grace: Grace, mut free: impl FnMut(&'m [Word])) {
         let Grace(time) = grace;
         let mut steps = Steps::new(wait, PageCount::ZERO);
-        while locked(wait, &self.memory, |memory| memory.reclaim_node(&self.view, time)) {
+        while locked(wait, &self.claims.memory, |memory| {
+            memory.reclaim_node(&self.claims.view, time)
+        }) {
             let _ = steps.did(1, PageCount::ZERO);
         }
         loop {
-            let table = locked(wait, &self.memory, |memory| {
-                let record = memory.reclaim_record(&self.view, time)?;
-                Some(self.table_of(&record))
+            let table = locked(wait, &self.claims.memory, |memory| {
+                let record = memory.reclaim_record(&self.claims.view, time)?;
+                Some(self.claims.table_of(&record))
             });
             let Some(table) = table else { return };
             // Whoever reads a word that is written from here on, sees at its second look at the
@@ -419,49 +414,10 @@ impl<'m> Registry<'m> {
         }
     }
 
-    /// Where the registry's own words begin.
-    pub(super) fn place(&self) -> Result<u64, RegionError> {
-        self.view.areas().place(self.view.words()).ok_or(RegionError::Unreachable)
-    }
-
     /// The largest page size that divides the range's ends and this address.
     fn alignment(&self, range: &AddrRange, at: u64) -> PageShift {
         let pages = range.pages().raw() << range.base().raw();
         let zeros = (range.start().raw() | pages | at).trailing_zeros();
         u8::try_from(zeros).ok().and_then(PageShift::new).unwrap_or(range.base())
-    }
-
-    /// The pages of a range that lies in the window.
-    pub(super) fn span(&self, range: &AddrRange) -> Result<Span, RegionError> {
-        let window = self.view.window();
-        if range.base() != window.base {
-            return Err(RegionError::BaseMismatch);
-        }
-        let first = range.start().raw() >> window.base.raw();
-        let span = Span { first, end: first + range.pages().raw() };
-        if window.holds(span.first, span.end) { Ok(span) } else { Err(RegionError::OutsideWindow) }
-    }
-
-    pub(super) fn directory(&self) -> Directory<'m> {
-        Directory::new(self.view)
-    }
-
-    /// The addresses of a record's region.
-    pub(super) fn range_of(&self, record: &Record<'_>) -> Option<AddrRange> {
-        let base = self.view.window().base;
-        let start = VirtAddr::new(record.load(Field::START, Ordering::Relaxed));
-        let last = record.load(Field::LAST, Ordering::Relaxed);
-        let pages = PageCount::new((last >> base.raw()).checked_add(1)?);
-        AddrRange::new(start, pages, base).ok()
-    }
-
-    /// The words of a record's table; `None` for device memory.
-    fn table_of(&self, record: &Record<'_>) -> Option<&'m [Word]> {
-        let length = record.load(Field::LENGTH, Ordering::Relaxed);
-        if length == 0 {
-            return None;
-        }
-        let place = record.load(Field::PLACE, Ordering::Relaxed);
-        self.view.areas().from(place)?.get(..index(length))
     }
 }

@@ -3,30 +3,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pinfold::host::{Host, NoAccount, NoTrace, SpaceId, SpinWait};
+use pinfold::host::{PlainHost, SpaceId, SpinWait};
 use pinfold::source::{PinSource, RunSink, SourceError};
 use pinfold::table::Run;
 use pinfold::{Access, AddrRange, PageCount, PageShift, Pfn, PhysAddr, PinRequest, VirtAddr};
 
 pub(super) const BASE: PageShift = PageShift::SIZE_4K;
-
-pub(super) struct Plain;
-
-impl Host for Plain {
-    type Wait = SpinWait;
-    type Account = NoAccount;
-    type Trace = NoTrace;
-
-    fn wait(&self) -> &SpinWait {
-        &SpinWait
-    }
-    fn account(&self) -> &NoAccount {
-        &NoAccount
-    }
-    fn trace(&self) -> &NoTrace {
-        &NoTrace
-    }
-}
 
 /// Pins each time other frames, so that an address tells by which call it was pinned.
 #[derive(Default)]

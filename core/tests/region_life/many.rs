@@ -1,6 +1,6 @@
 //! Thousands of regions that share a chunk, pinned by a host's own call.
 
-use pinfold::host::{Host, NoAccount, NoTrace, SpaceId, SpinWait};
+use pinfold::host::{PlainHost, SpaceId, SpinWait};
 use pinfold::region::{InSpace, RegionError, Unregistered};
 use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
 use pinfold::table::{Run, TooHard};
@@ -24,22 +24,6 @@ impl PinSource for Fixed {
     }
     fn unpin(&self, _: Run) {}
 }
-struct Plain;
-impl Host for Plain {
-    type Wait = SpinWait;
-    type Account = NoAccount;
-    type Trace = NoTrace;
-    fn wait(&self) -> &SpinWait {
-        &SpinWait
-    }
-    fn account(&self) -> &NoAccount {
-        &NoAccount
-    }
-    fn trace(&self) -> &NoTrace {
-        &NoTrace
-    }
-}
-
 #[test]
 fn four_thousand_one_page_regions_in_one_chunk() {
     const REGIONS: usize = 4096;
@@ -49,7 +33,7 @@ fn four_thousand_one_page_regions_in_one_chunk() {
     let (own, tables) = memory.split_at(own_words);
     let registry =
         Registry::new(Areas::new(&[memory]).unwrap(), own, &window, REGIONS as u32).unwrap();
-    let pins = HostPins::new(Plain, Fixed);
+    let pins = HostPins::new(PlainHost, Fixed);
     let pinner = InSpace { pins: &pins, space: SpaceId(1) };
     let mut regions = Vec::new();
     for (at, table) in tables.chunks(10).enumerate() {

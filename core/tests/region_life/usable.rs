@@ -1,7 +1,7 @@
 //! How large the IOMMU pages of a region may be: never larger than what is pinned, stays together
 //! and is released together.
 
-use pinfold::host::{Host, NoAccount, NoTrace, SourceError, SpaceId, SpinWait};
+use pinfold::host::{PlainHost, SourceError, SpaceId};
 use pinfold::region::InSpace;
 use pinfold::source::{HostPins, PinSource, RunSink};
 use pinfold::table::Run;
@@ -46,31 +46,13 @@ impl PinSource for Mixed {
     fn unpin(&self, _: Run) {}
 }
 
-struct Plain;
-
-impl Host for Plain {
-    type Wait = SpinWait;
-    type Account = NoAccount;
-    type Trace = NoTrace;
-
-    fn wait(&self) -> &SpinWait {
-        &SpinWait
-    }
-    fn account(&self) -> &NoAccount {
-        &NoAccount
-    }
-    fn trace(&self) -> &NoTrace {
-        &NoTrace
-    }
-}
-
 /// The largest IOMMU page of a region of so many pages from page 0x40000 (1 GiB) on, as a shift.
 fn usable(first: u64, pages: u64, folios: Folios) -> u8 {
     let window = range(0, 1 << 24);
     let memory = words(Registry::words_for(&window, 1).unwrap() + 4000);
     let (own, table) = memory.split_at(memory.len() - 4000);
     let registry = Registry::new(Areas::new(&[memory]).unwrap(), own, &window, 1).unwrap();
-    let pins = HostPins::new(Plain, Mixed(folios));
+    let pins = HostPins::new(PlainHost, Mixed(folios));
     let pinner = InSpace { pins: &pins, space: SpaceId(1) };
     let region = registry.register(&pinner, &request(first, pages), table).unwrap().region;
     let usable = registry.region(region).unwrap().usable;
