@@ -388,7 +388,8 @@ impl<'m> Registry<'m> {
     ///
     /// Called too early, a reader that is still at it may be told [`TooHard`](crate::table::TooHard)
     /// about a region that is registered, or reads words that `free` has put to another use; it
-    /// never gets a wrong address.
+    /// never gets a wrong address, as long as those who write to the words learn of them through
+    /// this call: by a release and an acquire, if they are other threads.
     ///
     /// # Context
     /// May sleep, in `pause`, whose answer does not matter here. `free` is called without a lock.

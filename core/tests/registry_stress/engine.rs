@@ -13,6 +13,8 @@ use super::{Memory, Oracle, Stress, range};
 
 const FIRST: u64 = 0x7_0000_0000;
 const HUGE: u64 = 512;
+/// What a writer tries. Each fault in the machine costs.
+const ROUNDS: u64 = 300;
 
 struct Sim<'m> {
     machine: Machine<'m>,
@@ -52,7 +54,7 @@ fn regions_of_huge_and_small_pages_come_and_go_under_readers() {
     let memory = Memory::new(range(FIRST - (1 << 18), 1 << 25));
     let zones = [(FIRST, 4 * HUGE)];
     let stable = [FIRST + 5, FIRST + HUGE + 9, FIRST + 4 * HUGE - 1];
-    let marked = Stress::new(&memory, pinner, &sim, &stable, &zones, true).run();
+    let marked = Stress::new(&memory, pinner, &sim, &stable, &zones, true).run(ROUNDS);
     assert!(!marked.is_empty());
     for (page, _) in marked {
         let folio = sim.machine.folio_at(id, page << 12).unwrap();

@@ -10,10 +10,12 @@ use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
 use pinfold::table::Run;
 use pinfold::{AccountId, AddrRange, PageCount, PageShift, Pfn, PhysAddr, PinRequest};
 
-use super::{BASE, Memory, Oracle, ROUNDS, Stress, WRITERS, range};
+use super::{BASE, Memory, Oracle, Stress, WRITERS, range};
 
 /// Pages that have a number of their own in an address.
 const NUMBERED: u64 = 1 << 20;
+/// What a writer tries.
+const ROUNDS: u64 = 2500;
 
 /// What is pinned, and charged.
 struct Books {
@@ -119,7 +121,7 @@ fn stress(patient: bool) {
     let memory = Memory::new(range(0, (1 << 24) + 1));
     let pins = HostPins::new(Charged(&books), &books);
     let pinner = InSpace { pins: &pins, space: SpaceId(0) };
-    let marked = Stress::new(&memory, pinner, &books, &stable, &zones, patient).run();
+    let marked = Stress::new(&memory, pinner, &books, &stable, &zones, patient).run(ROUNDS);
     let dirty = books.dirty.lock().unwrap();
     assert!(!marked.is_empty());
     for (page, addr) in &marked {
