@@ -42,7 +42,7 @@ pub(crate) fn tell(out: &mut Output, stage: &Stage<'_>) -> Fallible<()> {
         let words = scene::words(&second)?;
         let table = PinTable::new(&words)?;
         let word = entry(stage, second.start(), lie.level)?;
-        let truth = word.swap(lie.raw, Ordering::SeqCst);
+        let truth = word.swap(lie.raw.to_le(), Ordering::SeqCst);
         let before = machine.calls(HostCall::Table);
         let answer = Engine::new(machine, machine.frames()).pin(
             stage.space(),
