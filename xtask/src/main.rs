@@ -11,12 +11,6 @@ mod need;
 mod report;
 mod setup;
 mod tiers;
-#[allow(
-    dead_code,
-    unused_imports,
-    clippy::allow_attributes,
-    reason = "for the tiers that build for other CPUs"
-)]
 mod toolchain;
 
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::audit::Objdump;
 use crate::capture::kernel;
 use crate::command::{command, root};
-use crate::toolchain;
+use crate::toolchain::{self, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX};
 
 /// How to see that a tool is there.
 #[derive(Debug)]
@@ -22,8 +22,10 @@ pub(crate) enum Probe {
 /// Where a tool comes from.
 #[derive(Debug)]
 pub(crate) enum From {
-    /// A package of Debian, or several.
+    /// Packages of Debian, a blank between them.
     Debian(&'static str),
+    /// The same, or what the second text says.
+    DebianOr(&'static str, &'static str),
     /// `cargo install`: crate and version.
     Crate(&'static str, &'static str),
     /// This command, which wants Debian's package lists.
@@ -60,7 +62,10 @@ impl Need {
     /// One line: what is missing and what brings it.
     pub(crate) fn missing(&self) -> String {
         match self.from {
-            From::Debian(package) => format!("{} is missing (Debian package {package})", self.name),
+            From::Debian(packages) => format!("{} is missing (Debian: {packages})", self.name),
+            From::DebianOr(packages, other) => {
+                format!("{} is missing (Debian: {packages}; or {other})", self.name)
+            }
             From::Crate(name, version) => {
                 format!("{} is missing (cargo install --locked {name}@{version})", self.name)
             }
@@ -150,3 +155,37 @@ pub(crate) const CARGO_DENY: Need = Need {
     probe: Probe::Runs("cargo", &["deny", "--version"]),
     from: From::Crate("cargo-deny", "0.20.2"),
 };
+
+/// A Rust that builds for another CPU.
+const fn rust(name: &'static str, able: fn() -> bool) -> Need {
+    let from = From::DebianOr(toolchain::PACKAGES, toolchain::OTHERWISE);
+    Need { name, probe: Probe::Asks(able), from }
+}
+
+/// The C library of another CPU: programs are linked with it and run on it.
+const fn cross_libc(name: &'static str, file: &'static str, package: &'static str) -> Need {
+    Need { name, probe: Probe::File(file), from: From::Debian(package) }
+}
+
+pub(crate) const S390X: &[&Need] = &[
+    &rust("Rust for s390x", || S390X_LINUX.able()),
+    &Need::debian("s390x-linux-gnu-gcc", "gcc-s390x-linux-gnu"),
+    &cross_libc("glibc for s390x", "/usr/s390x-linux-gnu/lib/crt1.o", "libc6-dev-s390x-cross"),
+    &Need::debian("qemu-s390x", "qemu-user"),
+];
+pub(crate) const POWERPC64LE: &[&Need] = &[
+    &rust("Rust for powerpc64le", || POWERPC64LE_LINUX.able()),
+    &Need::debian("powerpc64le-linux-gnu-gcc", "gcc-powerpc64le-linux-gnu"),
+    &cross_libc(
+        "glibc for powerpc64le",
+        "/usr/powerpc64le-linux-gnu/lib/crt1.o",
+        "libc6-dev-ppc64el-cross",
+    ),
+    &Need::debian("qemu-ppc64le", "qemu-user"),
+];
+pub(crate) const AARCH64: &[&Need] = &[
+    &rust("Rust for aarch64", || AARCH64_LINUX.able()),
+    &Need::debian("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    &cross_libc("glibc for aarch64", "/usr/aarch64-linux-gnu/lib/crt1.o", "libc6-dev-arm64-cross"),
+    &Need::debian("qemu-aarch64", "qemu-user"),
+];

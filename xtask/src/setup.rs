@@ -17,7 +17,7 @@ pub(crate) fn run(args: &[String]) -> ExitCode {
     let missing = survey();
     let by_hand = missing.iter().filter_map(|need| match need.from {
         From::Hand(what) => Some((need.name, what)),
-        From::Debian(_) | From::Crate(..) | From::Command(_) => None,
+        _ => None,
     });
     for (name, what) in by_hand {
         println!("not installed by setup: {name} ({what})");
@@ -74,7 +74,7 @@ fn install_lines(missing: &[&Need]) -> Vec<Vec<String>> {
     let mut lists = false;
     for need in missing {
         match need.from {
-            From::Debian(names) => packages.append(&mut words(names)),
+            From::Debian(names) | From::DebianOr(names, _) => packages.append(&mut words(names)),
             From::Crate(name, version) => {
                 others.push(words(&format!("cargo install --locked {name}@{version}")));
             }
@@ -91,6 +91,9 @@ fn install_lines(missing: &[&Need]) -> Vec<Vec<String>> {
         lines.push(words(&format!("{apt} update")));
     }
     if !packages.is_empty() {
+        // Several needs may be of one package.
+        packages.sort();
+        packages.dedup();
         let mut install = words(&format!("{apt} install --yes --no-install-recommends"));
         install.append(&mut packages);
         lines.push(install);
@@ -130,7 +133,7 @@ fn install(lines: &[Vec<String>]) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::install_lines;
-    use crate::need::{BARE_RUST, CARGO_DENY, KERNEL, NIGHTLY, QEMU, VALGRIND};
+    use crate::need::{AARCH64, CARGO_DENY, KERNEL, NIGHTLY, QEMU, S390X, VALGRIND};
 
     fn last_words(lines: &[Vec<String>]) -> Vec<&str> {
         lines.iter().filter_map(|line| line.last().map(String::as_str)).collect()
@@ -139,15 +142,18 @@ mod tests {
     #[test]
     fn packages_in_one_line_and_the_others_one_by_one() {
         let lines = install_lines(&[&VALGRIND, &CARGO_DENY, &QEMU, &NIGHTLY]);
-        assert_eq!(last_words(&lines), ["update", "qemu-system-x86", "cargo-deny@0.20.2"]);
-        assert!(lines[1].contains(&"valgrind".to_owned()));
+        assert_eq!(last_words(&lines), ["update", "valgrind", "cargo-deny@0.20.2"]);
+        assert!(lines[1].contains(&"qemu-system-x86".to_owned()));
         assert!(install_lines(&[&NIGHTLY]).is_empty());
     }
 
     #[test]
-    fn a_need_of_several_packages() {
-        let lines = install_lines(&[&BARE_RUST]);
-        assert!(lines[1].contains(&"cargo-web".to_owned()));
+    fn a_package_of_several_needs_is_installed_once() {
+        let lines = install_lines(&[S390X, AARCH64].concat());
+        let count = |name| lines[1].iter().filter(|word| *word == name).count();
+        for package in ["qemu-user", "cargo-web", "gcc-s390x-linux-gnu", "libc6-dev-arm64-cross"] {
+            assert_eq!(count(package), 1, "{package} in {lines:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The test tiers: what they are, which ones a command line means, running them one by one.
 
 mod extra;
+mod foreign;
 mod hosted;
 
 use std::process::ExitCode;
@@ -84,6 +85,9 @@ pub(crate) const EXTRA: &[Tier] = &[
         &[&need::QEMU, &need::CC, &need::XZ, &need::MKFS, &need::KERNEL],
         extra::capture,
     ),
+    Tier::new("s390x", "the tests on a big-endian CPU", "5", need::S390X, foreign::s390x),
+    Tier::new("powerpc64le", "the tests on POWER", "5", need::POWERPC64LE, foreign::powerpc64le),
+    Tier::new("aarch64", "the tests on Arm", "5", need::AARCH64, foreign::aarch64),
     Tier::new("deny", "licences, bans, sources", "0.1", &[&need::CARGO_DENY], extra::deny),
     Tier::new("package", "what would be published builds", "1", &[], extra::package),
     Tier::new("bench", "the benches run, briefly", "1", &[], extra::bench),

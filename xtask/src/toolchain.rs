@@ -17,6 +17,7 @@ pub(crate) use targets::*;
 pub(crate) enum Library {
     /// `core`, and the four functions on memory that compiled code calls.
     Core,
+    /// All of it. Tests want a profile whose `panic` is `unwind`: cargo would build two of it.
     Std,
 }
 
@@ -59,6 +60,11 @@ impl Target {
     /// Whether a Rust here builds for it.
     pub(crate) fn able(&self) -> bool {
         self.way().is_some()
+    }
+
+    /// What runs its programs, with arguments, a blank between them.
+    pub(crate) fn runner(&self) -> &'static str {
+        self.runner
     }
 
     /// `cargo SUBCOMMAND` for this target, with `rustflags` besides the target's own. The caller
@@ -132,8 +138,6 @@ impl Library {
             }
             Self::Std => {
                 cargo.arg("-Zbuild-std");
-                // Tests unwind whatever the profile says; what is no test would bring a second `core`.
-                cargo.env("CARGO_PROFILE_DEV_PANIC", "unwind");
             }
         }
     }
@@ -212,7 +216,9 @@ mod tests {
         let mut core = Command::new("cargo");
         Library::Core.build(&mut core);
         assert_eq!(args(&core)[0], "-Zbuild-std=core");
-        assert_eq!(variable(&core, "CARGO_PROFILE_DEV_PANIC"), None);
+        let mut std = Command::new("cargo");
+        Library::Std.build(&mut std);
+        assert_eq!(args(&std), ["-Zbuild-std"]);
     }
 
     #[test]

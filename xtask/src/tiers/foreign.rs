@@ -1,0 +1,44 @@
+//! The hosted tests once more on CPUs of other kinds, each program run by QEMU.
+
+use std::process::Command;
+
+use crate::command::{Show, check};
+use crate::counts::{Counts, Outcome, Stop};
+use crate::toolchain::{AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX, Target};
+
+/// Big endian.
+pub(super) fn s390x() -> Outcome {
+    test(&S390X_LINUX)
+}
+
+pub(super) fn powerpc64le() -> Outcome {
+    test(&POWERPC64LE_LINUX)
+}
+
+pub(super) fn aarch64() -> Outcome {
+    test(&AARCH64_LINUX)
+}
+
+/// Both in the dialect that an emulator runs fast, beside the hosted builds.
+fn cargo(target: &Target, subcommand: &str) -> Result<Command, Stop> {
+    let failed = |why| Stop::Failed { counts: Counts::default(), why };
+    let mut cargo = target.cargo(subcommand, &[]).map_err(failed)?;
+    cargo.args(["--profile", "emulated", "--target-dir", "target/foreign"]);
+    Ok(cargo)
+}
+
+fn test(target: &Target) -> Outcome {
+    println!(
+        "   without pinfold-ffi (its tests run C programs) and the benches (figures of a CPU)"
+    );
+    // One of the tests runs it.
+    let mut example = cargo(target, "build")?;
+    example.args(["--package", "pinfold", "--example", "pin_guest"]);
+    check(example, Show::OnFailure)?;
+    let mut test = cargo(target, "test")?;
+    for package in ["pinfold-arch", "pinfold", "pinfold-sim", "xtask"] {
+        test.args(["--package", package]);
+    }
+    test.args(["--tests", "--no-fail-fast"]).env("PINFOLD_RUNNER", target.runner());
+    check(test, Show::OnFailure)
+}
