@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | [`lookup`](RealMode::lookup) | directory, record | |
 //! | [`translate`](RealMode::translate) | record, pin table | |
+//! | [`access`](RealMode::access) | record | |
 //! | [`map_get`](RealMode::map_get), [`map_put`](RealMode::map_put) | record | its count |
 //! | [`mark_dirty`](RealMode::mark_dirty) | record, pin table | one entry |
 //!
@@ -43,7 +44,7 @@
 use core::mem::size_of;
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{PageShift, PhysAddr, VirtAddr};
+use pinfold_arch::{Access, PageShift, PhysAddr, VirtAddr};
 
 use crate::sync::{Ordering, Word, fence, tries};
 use crate::table::{Form, PinTable, TooHard};
@@ -272,7 +273,8 @@ impl<'m> RealMode<'m> {
 
     /// The host physical address of the byte at `va`, an address in the region, for an IOMMU page
     /// of size `shift`: the whole page of that size around it lies inside the region, and in
-    /// frames that are consecutive, as far aligned, and released together.
+    /// frames that are consecutive, as far aligned, and released together. What a device may do there
+    /// says [`access`](Self::access).
     ///
     /// # Context
     /// Real mode. One record and at most three entries of the pin table are read.
@@ -302,6 +304,23 @@ impl<'m> RealMode<'m> {
         };
         record.still(region.life())?;
         Ok(found)
+    }
+
+    /// What devices may do in the region: memory that was pinned for reading must not be mapped
+    /// writable. Device memory may be read and written.
+    ///
+    /// # Context
+    /// Real mode. One record is read.
+    ///
+    /// # Errors
+    /// [`TooHard`] if the region is gone or going.
+    #[inline(never)]
+    #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".text.realmode"))]
+    pub fn access(&self, region: RegionId) -> Result<Access, TooHard> {
+        let record = self.held(region, 1)?;
+        let shape = Shape(record.load(Field::SHAPE, Ordering::Relaxed));
+        record.still(region.life())?;
+        Ok(shape.access())
     }
 
     /// Takes a mapped reference on the region: until [`map_put`](Self::map_put) it cannot be
@@ -341,7 +360,8 @@ impl<'m> RealMode<'m> {
     }
 
     /// Records that the device wrote to the page at `va`: it reaches the folio before the unpin. The
-    /// caller holds a mapped reference on the region. For device memory there is nothing to record.
+    /// caller holds a mapped reference on the region: that somebody does is checked, not who; without one of
+    /// its own it may mark what is in the same words later. For device memory there is nothing to record.
     ///
     /// # Context
     /// Real mode.

@@ -20,7 +20,7 @@
 //!
 //! *Retired* is memory that readers may still be looking at: see [`Registry::retired`].
 
-use pinfold_arch::{AddrRange, PageShift, PhysAddr};
+use pinfold_arch::{Access, AddrRange, PageShift, PhysAddr};
 
 use crate::error::ErrorKind;
 use crate::host::{Host, SpaceId, Wait};
@@ -115,6 +115,8 @@ pub struct Region {
     pub used: u64,
     /// How many mapped references are held.
     pub mapped: u64,
+    /// What devices may do: memory that was pinned for reading must not be mapped writable.
+    pub access: Access,
     /// The largest IOMMU page that it carries: see [`Registry::register`].
     pub usable: PageShift,
     /// Where device memory begins; `None` for memory that is pinned.

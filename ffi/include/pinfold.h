@@ -626,6 +626,15 @@ struct pinfold_region_info {
      * 1 for device memory, 0 for memory that is pinned.
      */
     uint32_t is_device;
+    /**
+     * What devices may do, PINFOLD_ACCESS_ bits: memory that was pinned for reading must not be mapped
+     * writable.
+     */
+    uint32_t access;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
 };
 
 #ifdef __cplusplus
@@ -971,7 +980,8 @@ pinfold_status pinfold_realmode_lookup(const struct pinfold_realmode *view,
 /**
  * Stores in `*hpa` the physical address of the byte at `va`, an address in the region, for an IOMMU
  * page of `1 << shift` bytes: the whole page of that size around it lies inside the region, and in
- * frames that are consecutive, as far aligned, and released together.
+ * frames that are consecutive, as far aligned, and released together. What a device may do there says
+ * pinfold_registry_info: memory that was registered for reading must not be mapped writable.
  *
  * The address was right at some instant within the call. It may be used only while a reference is
  * held that pinfold_realmode_map_get took before this call: then it stays right until

@@ -230,7 +230,8 @@ pub unsafe extern "C" fn pinfold_realmode_lookup(
 
 /// Stores in `*hpa` the physical address of the byte at `va`, an address in the region, for an IOMMU
 /// page of `1 << shift` bytes: the whole page of that size around it lies inside the region, and in
-/// frames that are consecutive, as far aligned, and released together.
+/// frames that are consecutive, as far aligned, and released together. What a device may do there says
+/// pinfold_registry_info: memory that was registered for reading must not be mapped writable.
 ///
 /// The address was right at some instant within the call. It may be used only while a reference is
 /// held that pinfold_realmode_map_get took before this call: then it stays right until

@@ -36,7 +36,8 @@ pub trait Wait {
     /// written: of each kind at most so many, also while pins are given back. Beside that comes only
     /// what does not grow with the range: entries that lead from the root to the first one, and, for a
     /// folio that is mapped off its alignment or cut by the range, the words of four nodes of the
-    /// table (2048). Below 512 it is a granule too: folios that are larger are recorded in parts.
+    /// table (2048), and at the ends of a registered range those of six nodes of the directory (3120).
+    /// Below 512 it is a granule too: folios that are larger are recorded in parts.
     fn step(&self) -> u64 {
         4096
     }

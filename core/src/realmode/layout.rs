@@ -20,7 +20,7 @@
 //! | 0 | bits 32..64: generation; bits 0..32: mapped: 0 while the region is not there, 1 while nothing of it is mapped, else one more than there are mapped references |
 //! | 1 | first address |
 //! | 2 | last address, less the first |
-//! | 3 | bits 0..8: order of the blocks of the table's root; bits 8..16: the largest IOMMU page as a shift; bit 16: device memory |
+//! | 3 | bits 0..8: order of the blocks of the table's root; bits 8..16: the largest IOMMU page as a shift; bit 16: device memory; bits 24..32: what devices may do |
 //! | 4 | where the pin table stands, in words through all areas; for device memory its physical address |
 //! | 5 | words of the pin table |
 //! | 6 | bits 0..8: what the registry is doing with it; bits 8..16: access; bits 16..64: how often it was registered, or when it was retired |
@@ -32,7 +32,7 @@
 //! is the next node of the list that it is in, the second when it was retired.
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{AddrRange, PageShift};
+use pinfold_arch::{Access, AddrRange, PageShift};
 
 use crate::sync::{Ordering, Word};
 use crate::table::layout::SMALLEST_PAGE;
@@ -290,8 +290,20 @@ impl Life {
 pub(crate) struct Shape(pub(crate) u64);
 
 impl Shape {
-    pub(crate) const fn new(root_order: u8, usable: PageShift, device: bool) -> Self {
-        Self(root_order as u64 | (usable.raw() as u64) << 8 | (device as u64) << 16)
+    pub(crate) const fn new(
+        root_order: u8,
+        usable: PageShift,
+        device: bool,
+        access: Access,
+    ) -> Self {
+        let form = root_order as u64 | (usable.raw() as u64) << 8 | (device as u64) << 16;
+        Self(form | (access.bits() as u64) << 24)
+    }
+
+    /// What devices may do.
+    #[inline(always)]
+    pub(crate) const fn access(self) -> Access {
+        Access::from_bits_truncate((self.0 >> 24 & 0xff) as u8)
     }
 
     /// Order of the blocks of the table's root.

@@ -2,7 +2,7 @@
 //!
 //! A claim is a record that the directory names and that is not open to readers yet. Under the lock
 //! it is made at the range's two ends at once; the blocks between them are added in steps. So two
-//! claims that overlap meet, and one of them goes back, before anything is pinned.
+//! claims that overlap meet, and at least one of them goes back, before anything is pinned.
 
 use pinfold_arch::addr::index;
 use pinfold_arch::{Access, AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
@@ -220,8 +220,10 @@ impl<'m> Claims<'m> {
         device: bool,
     ) -> RegionId {
         let Some(record) = self.view.record(number) else { return RegionId::from_raw(0) };
-        let shape = Shape::new(Geometry::of(range).form().root_order, usable, device);
-        record.store(Field::SHAPE, shape.0);
+        let access = WriterWord::read(&record).access;
+        let access = if device { Access::all() } else { Access::from_bits_truncate(access) };
+        let root_order = Geometry::of(range).form().root_order;
+        record.store(Field::SHAPE, Shape::new(root_order, usable, device, access).0);
         locked(wait, &self.memory, |_| {
             let state = WriterWord::read(&record);
             WriterWord { phase: Phase::Here, number: 1, ..state }.write(&record);

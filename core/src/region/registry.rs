@@ -174,7 +174,7 @@ impl<'m> Registry<'m> {
     /// Registers the range of `request`: pins it, and records it in a table in the words `table`,
     /// which are the registry's until they come back from [`reclaim`](Self::reclaim). If
     /// exactly this range is registered already, with no less access, it is only registered once more,
-    /// and `table` stays the caller's.
+    /// and `table` stays the caller's; holder and account stay those of the first registration.
     ///
     /// The region carries IOMMU pages up to the largest size that divides its start and its length
     /// and is not larger than any page behind it: only pages that nobody can split count as more
@@ -182,7 +182,7 @@ impl<'m> Registry<'m> {
     ///
     /// # Context
     /// May sleep. Any number of calls may run at once. Takes the registry's lock for bounded steps, and
-    /// holds none while it pins.
+    /// holds none while it pins. Reads the record of every region: its table must overlap no other.
     ///
     /// # Errors
     /// [`RegionError`], and [`RegionError::kind`] groups them. Whether something overlaps is known before
@@ -250,7 +250,8 @@ impl<'m> Registry<'m> {
         Ok(Registered { region, pinned: None, used: 1 })
     }
 
-    /// Ends one registration of the region. With the last one the memory is unpinned, dirty where it was
+    /// Ends one registration of the region; `pinner` is the one that registered it. With the last one the
+    /// memory is unpinned, dirty where it was
     /// marked and, if `dirtied` says so, everywhere. Its table's words come back from
     /// [`reclaim`](Self::reclaim).
     ///
@@ -284,6 +285,8 @@ impl<'m> Registry<'m> {
             locked(wait, &self.claims.memory, |memory| {
                 if let Some(next) = region.life().next() {
                     record.word(Field::STATE).store(next.0, Ordering::Release);
+                    // Who reads what the record says from here on, sees that the region is gone.
+                    fence(Ordering::Release);
                 }
                 memory.retire_record(&self.claims.view, region.number());
             });
@@ -321,6 +324,7 @@ impl<'m> Registry<'m> {
             range,
             used,
             mapped: before.mapped() - 1,
+            access: shape.access(),
             usable: shape.usable(),
             device: shape.is_device().then(|| PhysAddr::new(place)),
         })
@@ -374,6 +378,8 @@ impl<'m> Registry<'m> {
 
     /// What was retired so far: tables, records and nodes that readers may still be looking at. When
     /// every reader that started before this call has ended, pass it to [`reclaim`](Self::reclaim).
+    /// Readers that start later must see what was written before this call, as they do after a grace
+    /// period; a count of one's own takes a sequentially consistent fence on both sides for that.
     /// How the embedder knows that is its own: a grace period of its kernel, a count of its own, or
     /// the knowledge that nobody reads.
     ///

@@ -22,6 +22,7 @@ fn device_memory_is_found_and_translated_without_a_pin_or_a_charge() {
         range: range(1024, 512),
         used: 1,
         mapped: 0,
+        access: Access::all(),
         usable: shift(21),
         device: Some(PhysAddr::new(AT)),
     };

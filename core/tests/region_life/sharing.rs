@@ -25,6 +25,7 @@ fn exactly_the_same_range_is_pinned_once_and_given_back_with_the_last() {
         range: range(100, 30),
         used: 4,
         mapped: 0,
+        access: BOTH,
         usable: BASE,
         device: None,
     };
@@ -85,7 +86,9 @@ fn more_access_than_the_pins_were_taken_with_is_no_share() {
             }
         };
         assert_eq!(used, if shared { 2 } else { 1 }, "{has:?} {wants:?}");
-        assert_eq!(stage.registry.region(first).unwrap().used, used);
+        let region = stage.registry.region(first).unwrap();
+        assert_eq!((region.used, region.access), (used, has));
+        assert_eq!(stage.registry.realmode().access(first), Ok(has));
     }
 }
 

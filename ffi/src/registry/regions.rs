@@ -85,6 +85,11 @@ pub struct RegionInfo {
     pub usable_shift: u32,
     /// 1 for device memory, 0 for memory that is pinned.
     pub is_device: u32,
+    /// What devices may do, PINFOLD_ACCESS_ bits: memory that was pinned for reading must not be mapped
+    /// writable.
+    pub access: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 // SAFETY: integers, and ids that are one; begins with its size; without padding.
@@ -104,6 +109,8 @@ impl From<region::Region> for RegionInfo {
             hpa: region.device.map_or(0, PhysAddr::raw),
             usable_shift: u32::from(region.usable.raw()),
             is_device: u32::from(region.device.is_some()),
+            access: u32::from(region.access.bits()),
+            reserved: 0,
         }
     }
 }

@@ -89,7 +89,7 @@ AT(pinfold_registered, need_table, 24);
 AT(pinfold_registered, need_own, 32);
 AT(pinfold_registered, with, 40);
 
-SIZE(pinfold_region_info, 64);
+SIZE(pinfold_region_info, 72);
 AT(pinfold_region_info, size, 0);
 AT(pinfold_region_info, region, 8);
 AT(pinfold_region_info, start, 16);
@@ -99,6 +99,8 @@ AT(pinfold_region_info, mapped, 40);
 AT(pinfold_region_info, hpa, 48);
 AT(pinfold_region_info, usable_shift, 56);
 AT(pinfold_region_info, is_device, 60);
+AT(pinfold_region_info, access, 64);
+AT(pinfold_region_info, reserved, 68);
 
 SIZE(pinfold_grace, 8);
 AT(pinfold_grace, raw, 0);

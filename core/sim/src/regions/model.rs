@@ -46,8 +46,15 @@ impl Known {
     }
 
     fn says(&self) -> Option<Region> {
-        let (id, used, mapped, device) = (self.id, self.used, self.mapped, self.device);
-        Some(Region { id, range: range(self.pages)?, used, mapped, usable: self.usable(), device })
+        Some(Region {
+            id: self.id,
+            range: range(self.pages)?,
+            used: self.used,
+            mapped: self.mapped,
+            access: self.access,
+            usable: self.usable(),
+            device: self.device,
+        })
     }
 }
 

@@ -103,7 +103,7 @@ impl Play<'_> {
         let found = self.registry.register_device(&self.host, &range, at);
         if let Some(new) = self.compare(expected, found) {
             assert_eq!(new.pinned, None);
-            self.add(new, Known { device: Some(at), ..known(new, pages, Access::empty()) });
+            self.add(new, Known { device: Some(at), ..known(new, pages, Access::all()) });
         }
     }
 
