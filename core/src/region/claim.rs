@@ -15,13 +15,14 @@ use crate::host::{Flow, Wait, locked};
 use crate::realmode::layout::{Field, Life, Record, Shape};
 use crate::realmode::{RealMode, RegionId};
 use crate::sync::{Lock, Ordering, Word, fence};
+use crate::table::PinTable;
 use crate::table::layout::Geometry;
 
 /// What lies behind a new region.
 #[derive(Clone, Copy)]
 pub(super) enum Backing<'m> {
     /// Memory that is pinned, with a table in these words, at this place if they can be reached.
-    Pinned { table: &'m [Word], place: Option<u64>, access: Access },
+    Pinned { table: &'m [Word], place: Option<u64>, access: Access, revocable: bool },
     /// Device memory from this address on.
     Device(PhysAddr),
 }
@@ -59,7 +60,7 @@ impl<'m> Claims<'m> {
                 return Ok(Claim::Shared(registered));
             }
             let (place, length, access) = match backing {
-                Backing::Pinned { table, place, access } => {
+                Backing::Pinned { table, place, access, .. } => {
                     (place.ok_or(RegionError::Unreachable)?, table.len() as u64, access.bits())
                 }
                 Backing::Device(at) => (at.raw(), 0, 0),
@@ -85,8 +86,8 @@ impl<'m> Claims<'m> {
         })
     }
 
-    /// Registers the range once more if it is registered exactly so: with no less access, or as the
-    /// same device memory.
+    /// Registers the range once more if it is registered exactly so: with no less access and not
+    /// revocable where this one is not, or as the same device memory.
     fn share(
         &self,
         range: &AddrRange,
@@ -105,7 +106,11 @@ impl<'m> Claims<'m> {
         let is_device = Shape(record.load(Field::SHAPE, Ordering::Relaxed)).is_device();
         let place = record.load(Field::PLACE, Ordering::Relaxed);
         let fits = match backing {
-            Backing::Pinned { access, .. } => !is_device && access.bits() & !state.access == 0,
+            Backing::Pinned { access, revocable, .. } => {
+                let pins = self.table_of(&record).map(PinTable::at);
+                access.bits() & !state.access == 0
+                    && pins.is_some_and(|pins| revocable || !pins.revocable())
+            }
             Backing::Device(at) => is_device && place == at.raw(),
         };
         if !fits {

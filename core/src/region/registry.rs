@@ -173,7 +173,8 @@ impl<'m> Registry<'m> {
 
     /// Registers the range of `request`: pins it, and records it in a table in the words `table`,
     /// which are the registry's until they come back from [`reclaim`](Self::reclaim). If
-    /// exactly this range is registered already, with no less access, it is only registered once more,
+    /// exactly this range is registered already, with no less access, and not by revocable pins unless
+    /// these may be revocable too, it is only registered once more,
     /// and `table` stays the caller's; holder and account stay those of the first registration.
     ///
     /// The region carries IOMMU pages up to the largest size that divides its start and its length
@@ -200,7 +201,8 @@ impl<'m> Registry<'m> {
         let range = &request.range;
         let wait = pinner.wait();
         let place = self.claims.view.areas().place(table);
-        let backing = Backing::Pinned { table, place, access: request.access };
+        let PinRequest { access, revocable, .. } = *request;
+        let backing = Backing::Pinned { table, place, access, revocable };
         let number = match self.claims.claim(wait, range, backing)? {
             Claim::Shared(registered) => return Ok(registered),
             Claim::New(number) => number,
@@ -250,9 +252,9 @@ impl<'m> Registry<'m> {
         Ok(Registered { region, pinned: None, used: 1 })
     }
 
-    /// Ends one registration of the region; `pinner` is the one that registered it. With the last one the
-    /// memory is unpinned, dirty where it was
-    /// marked and, if `dirtied` says so, everywhere. Its table's words come back from
+    /// Ends one registration of the region; `pinner` is the one that registered it. With the last one
+    /// the memory is unpinned, dirty where it was marked and, if `dirtied` says so, everywhere. Its
+    /// table's words come back from
     /// [`reclaim`](Self::reclaim).
     ///
     /// # Context

@@ -188,3 +188,22 @@ fn a_range_is_registered_no_more_often_than_can_be_counted() {
     let left = u64::from(u32::MAX) - 1;
     assert_eq!(stage.unregister(region), Ok(Unregistered::StillUsed(left)));
 }
+
+#[test]
+fn pins_that_may_be_revoked_are_not_shared_with_who_did_not_agree() {
+    for (has, wants, shared) in
+        [(false, false, true), (false, true, true), (true, true, true), (true, false, false)]
+    {
+        let stage = Stage::new(range(0, 4096), 4);
+        let asked = |revocable| PinRequest { revocable, ..request(100, 30) };
+        let first = stage.register_in(&asked(has), stage.table(100)).unwrap().region;
+        let second = stage.register_in(&asked(wants), stage.table(100));
+        match second {
+            Ok(again) => assert!(shared && again.region == first),
+            Err(error) => {
+                assert!(!shared);
+                assert_eq!(error, RegionError::Overlap { with: first });
+            }
+        }
+    }
+}
