@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use loom::thread::{self, JoinHandle};
-use pinfold::host::{SpaceId, SpinWait};
+use pinfold::host::{PlainHost, SpaceId, SpinWait};
 use pinfold::realmode::RealMode;
 use pinfold::region::{InSpace, Pinner, RegionError, Unregistered};
 use pinfold::source::HostPins;
@@ -18,7 +18,7 @@ use pinfold::{
     Unpinned,
 };
 
-use super::source::{BASE, Plain, Source, frame, range, request, va};
+use super::source::{BASE, Source, frame, range, request, va};
 
 /// Words of a table for two pages.
 const TABLE: usize = 11;
@@ -44,7 +44,7 @@ impl Memory {
     }
 }
 
-type Pins<'m> = HostPins<Plain, &'m Source>;
+type Pins<'m> = HostPins<PlainHost, &'m Source>;
 
 /// The registry and what its writer needs.
 struct Writer<'m> {
@@ -94,7 +94,7 @@ fn model(
         let (own, tables) = (words(need), words(2 * TABLE));
         let memory = Arc::new(Memory { own, tables, source: Source::default() });
         let registry = Registry::new(memory.areas(), &memory.own, &window, records).unwrap();
-        let pins = HostPins::new(Plain, &memory.source);
+        let pins = HostPins::new(PlainHost, &memory.source);
         race(&Writer { memory: &memory, registry, pins }, &memory);
     });
 }

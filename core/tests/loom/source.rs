@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pinfold::host::{PlainHost, SpaceId, SpinWait};
+use pinfold::host::SpaceId;
 use pinfold::source::{PinSource, RunSink, SourceError};
 use pinfold::table::Run;
 use pinfold::{Access, AddrRange, PageCount, PageShift, Pfn, PhysAddr, PinRequest, VirtAddr};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use loom::thread;
-use pinfold::host::SpaceId;
+use pinfold::host::{PlainHost, SpaceId};
 use pinfold::source::HostPins;
 use pinfold::sync::Word;
 use pinfold::table::TooHard;
 use pinfold::{Dirtied, PinTable};
 
-use super::source::{Plain, Source, frame, request, va};
+use super::source::{Source, frame, request, va};
 
 type Shared = (Vec<Word>, Source);
 
@@ -31,14 +31,14 @@ fn what_is_given_back_is_what_the_table_holds_by_then() {
         let shared = shared();
         let (words, source) = &*shared;
         let table = PinTable::new(words).unwrap();
-        let pins = HostPins::new(Plain, source);
+        let pins = HostPins::new(PlainHost, source);
         pins.pin(SpaceId(0), &table, &request(0, 1)).unwrap();
         let other = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 let (words, source) = &*shared;
                 let table = PinTable::open(words).unwrap();
-                let given = HostPins::new(Plain, source).unpin(&table, Dirtied::No);
+                let given = HostPins::new(PlainHost, source).unpin(&table, Dirtied::No);
                 given.map_or(0, |given| given.pages.raw())
             })
         };
@@ -64,7 +64,7 @@ fn a_look_up_answers_for_one_filling() {
             let shared = Arc::clone(&shared);
             thread::spawn(move || PinTable::open(&shared.0).unwrap().lookup(va(1)))
         };
-        let pins = HostPins::new(Plain, source);
+        let pins = HostPins::new(PlainHost, source);
         pins.pin(SpaceId(0), &table, &request(0, 2)).unwrap();
         pins.unpin(&table, Dirtied::No).unwrap();
         pins.pin(SpaceId(0), &table, &request(1, 2)).unwrap();
