@@ -6,16 +6,21 @@
 //!
 //! What it proves of each function and of all that it calls:
 //! - no way leaves the section `.text.realmode`, by call, by jump or through a pointer;
-//! - no way ends in a trap, so that none panics;
+//! - no way ends in a trap, so that none panics, and no instruction may trap by what it divides;
 //! - no instruction names an address that came from no argument: no static, no constant in memory,
 //!   no thread's or CPU's own data;
 //! - no floating-point or vector register is used;
 //! - the stack stays under a limit, and there is no recursion;
-//! - there is no loop but those of `rules` with their bounds, and those that go round only after
-//!   another processor changed the very word that they change.
+//! - there is no loop but those of `rules` with their bounds, and, on machines that change memory by
+//!   reservations, those that go round only after the conditional store failed;
+//! - memory is changed only by compare-and-swap, or by the conditional store of a reservation; besides
+//!   there are stores to its own frame and, in a C function that answers through a pointer, one more.
 //!
 //! What it cannot see: whether an address computed from the arguments lies inside the declared areas,
-//! and whether a stated bound is true. Tests say that. In a program that is linked to a fixed address
+//! whether the one store of a C function goes to the pointer that it was given, and whether a stated
+//! bound is true. Tests say that. The plain stores of functions that are no service are counted with
+//! the services that call them, and judged nowhere else. How often a conditional store fails is the
+//! machine's affair; the steps count such a loop once. In a program that is linked to a fixed address
 //! a static may look like any number: audit the object before it is linked, too.
 //!
 //! `elf` reads the file, `disassembly` runs the disassembler, `isa` knows the instructions, `decode`

@@ -64,13 +64,15 @@ pub extern "C" fn pinfold_realmode_map_get(view: &View, region: u64) -> i32 {
 #[unsafe(link_section = ".text.realmode")]
 pub extern "C" fn pinfold_realmode_map_put(view: &View, region: u64) -> i32 {
     let Some(word) = word(view, region) else { return -1 };
-    word.fetch_sub(1, Ordering::Release);
-    0
+    let old = word.load(Ordering::Relaxed);
+    let new = old.wrapping_sub(1);
+    -i32::from(word.compare_exchange(old, new, Ordering::Release, Ordering::Relaxed).is_err())
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".text.realmode")]
 pub extern "C" fn pinfold_realmode_mark_dirty(view: &View, region: u64) -> i32 {
     let Some(word) = word(view, region) else { return -1 };
-    i32::from(word.fetch_or(8, Ordering::Release) & 8 != 0)
+    let old = word.load(Ordering::Relaxed);
+    -i32::from(word.compare_exchange(old, old | 8, Ordering::Release, Ordering::Relaxed).is_err())
 }

@@ -31,7 +31,8 @@ pub(crate) struct Loop {
 /// What ends a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It goes round only after another processor changed the one word that it changes.
+    /// It goes round only after a store-conditional lost its reservation. No program can bound that;
+    /// it is how these machines change a word in one piece.
     Retry,
     /// Something else; a bound must be stated. Does it change memory in one piece?
     Counted { changes: bool },
@@ -151,28 +152,29 @@ impl Graph {
         (0..self.nodes.len()).filter(|&at| self.changes(at)).count()
     }
 
-    /// The loop changes one word in one place, every way round passes that place, and goes on only
-    /// if it did not store: another processor was faster.
+    /// How many instructions store without asking what is there.
+    pub(crate) fn all_stores(&self) -> usize {
+        self.nodes.iter().filter(|node| node.step.stores).count()
+    }
+
+    /// The loop has one reservation and one store by it, of the same word; every way round passes that
+    /// store, and goes on only if it failed. A loop around a compare-and-swap is no such loop: the
+    /// source wrote it, and must bound it.
     fn is_retry(&self, component: &Set) -> bool {
         let steps = || component.iter().map(|&at| (at, &self.nodes[at]));
         let mut changes = steps()
             .filter(|(_, node)| node.step.atomic.as_ref().is_some_and(Atomic::changes_memory));
         let (Some((at, change)), None) = (changes.next(), changes.next()) else { return false };
-        let reserves =
-            steps().filter(|(_, node)| node.step.atomic == Some(Atomic::LoadReserved)).count();
-        let fits = match &change.step.atomic {
-            Some(Atomic::StoreConditional { .. }) => reserves == 1,
-            // The value that it compares with is the one that it last found.
-            Some(Atomic::CompareAndSwap { expected }) => {
-                let overwrites = |step: &Step| match &step.writes {
-                    Writes::Nothing => false,
-                    Writes::Register(register) => register == expected,
-                    Writes::Anything => true,
-                };
-                reserves == 0 && steps().all(|(other, node)| other == at || !overwrites(&node.step))
-            }
-            _ => false,
+        let mut reserved = steps().filter_map(|(_, node)| match &node.step.atomic {
+            Some(Atomic::LoadReserved { address }) => Some(address),
+            _ => None,
+        });
+        let (reserved, more) = (reserved.next(), reserved.next());
+        let stored = match &change.step.atomic {
+            Some(Atomic::StoreConditional { address, .. }) => Some(address),
+            _ => None,
         };
+        let fits = stored.is_some() && stored == reserved && more.is_none();
         let calls = steps().any(|(_, node)| node.calls.is_some());
         fits && !calls && self.passes(component, at) && self.leaves_when_stored(component, at)
     }
@@ -190,7 +192,7 @@ impl Graph {
     /// The next branch after `at` tests whether it stored, and leaves the loop if so.
     fn leaves_when_stored(&self, component: &Set, at: usize) -> bool {
         let status = match &self.nodes[at].step.atomic {
-            Some(Atomic::StoreConditional { status }) => status.as_deref(),
+            Some(Atomic::StoreConditional { status, .. }) => status.as_deref(),
             _ => None,
         };
         let mut here = at;

@@ -26,6 +26,8 @@ pub(crate) enum Isa {
 pub(crate) struct Step {
     pub(crate) flow: Flow,
     pub(crate) atomic: Option<Atomic>,
+    /// It writes memory that is not its own frame, and does not ask what is there.
+    pub(crate) stores: bool,
     pub(crate) stack: Stack,
     /// Bytes below the stack pointer that it touches.
     pub(crate) below: u64,
@@ -60,23 +62,20 @@ pub(crate) enum When {
 /// How it changes memory in one piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Atomic {
-    LoadReserved,
+    LoadReserved {
+        /// As the instruction spells it.
+        address: String,
+    },
     /// Stores if the reservation stands; says so in a register, or else in the condition.
-    StoreConditional {
-        status: Option<String>,
-    },
-    /// Stores if memory is what this register holds, and loads that register if not.
-    CompareAndSwap {
-        expected: String,
-    },
-    /// Changes memory whatever is there.
-    Modify,
+    StoreConditional { address: String, status: Option<String> },
+    /// Stores if memory is what a register holds.
+    CompareAndSwap,
 }
 
 impl Atomic {
     /// Whether it may write: a load with reservation does not.
     pub(crate) fn changes_memory(&self) -> bool {
-        *self != Self::LoadReserved
+        !matches!(self, Self::LoadReserved { .. })
     }
 }
 
@@ -102,9 +101,11 @@ pub(crate) enum Writes {
 pub(crate) enum Refusal {
     /// Where it goes depends on data.
     Indirect,
-    /// A panic, an abort or a breakpoint.
+    /// A panic, an abort, a breakpoint, or a division that may be by zero.
     Trap,
     FloatOrVector,
+    /// It changes memory in one piece, whatever is there.
+    Modifies,
     /// It reads or makes an address that no argument gave.
     FixedAddress,
     /// The stack pointer changes by an amount that cannot be read off the instruction.
@@ -118,6 +119,7 @@ impl fmt::Display for Refusal {
             Self::Indirect => "indirect branch or call",
             Self::Trap => "trap",
             Self::FloatOrVector => "floating point or vector register",
+            Self::Modifies => "changes memory other than by compare-and-swap",
             Self::FixedAddress => "address that comes from no argument",
             Self::StackPointer => "stack pointer changes by an unknown amount",
             Self::Unknown => "instruction or operand that the audit does not know",
@@ -131,6 +133,7 @@ impl Step {
         Self {
             flow: Flow::Next,
             atomic: None,
+            stores: false,
             stack: Stack::Stays,
             below: 0,
             writes: Writes::Nothing,

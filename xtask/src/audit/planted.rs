@@ -17,7 +17,11 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("good", &[]),
     ("panic", &["leaves for _RN", "leaves for _ZN"]),
     ("spin", &["loops that change memory"]),
-    ("swap", &["loops that change memory"]),
+    ("swap", &["changes memory other than by compare-and-swap"]),
+    ("retry", &["loops that change memory"]),
+    ("add", &["changes memory other than by compare-and-swap"]),
+    ("store", &["plain stores in the code"]),
+    ("divide", &["trap"]),
     ("hook", &["indirect branch or call"]),
     ("call", &["leaves for elsewhere"]),
     ("chain", &["loops that only read"]),
@@ -30,8 +34,9 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("section", &["pinfold_realmode_lookup: stands in .text"]),
 ];
 
-/// Whether a compiler makes a table of jumps is its own affair.
-const HOST_ONLY: &[&str] = &["switch"];
+/// Whether a compiler makes a table of jumps is its own affair. Machines with reservations need no
+/// instruction that adds to memory, and some divide by zero without a trap.
+const HOST_ONLY: &[&str] = &["switch", "add", "divide"];
 
 /// Compiles them for `target` and audits each: what is found differs, that something is does not.
 pub(crate) fn judge(target: &Target, objdump: &Objdump) -> Result<(), String> {

@@ -8,8 +8,8 @@ use super::rules::Bound;
 pub(crate) fn print(title: &str, audit: &Audit) {
     println!("== {title}");
     println!(
-        "{:<44}{:>6}{:>7}{:>7}{:>7}{:>8}  loops",
-        "function", "bytes", "in all", "stack", "steps", "atomics"
+        "{:<44}{:>6}{:>7}{:>7}{:>7}{:>8}{:>7}  loops",
+        "function", "bytes", "in all", "stack", "steps", "atomics", "stores"
     );
     for row in &audit.rows {
         println!("{}", line(row));
@@ -27,12 +27,13 @@ pub(crate) fn print(title: &str, audit: &Audit) {
 fn line(row: &Row) -> String {
     let name = row.name.strip_prefix("pinfold::").unwrap_or(&row.name);
     format!(
-        "{name:<44}{:>6}{:>7}{:>7}{:>7}{:>8}  {}",
+        "{name:<44}{:>6}{:>7}{:>7}{:>7}{:>8}{:>7}  {}",
         row.bytes,
         row.bytes_in_all,
         row.stack,
         row.steps,
         row.changes,
+        row.stores,
         loops(row)
     )
 }

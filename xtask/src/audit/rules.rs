@@ -23,7 +23,7 @@ pub(crate) struct Service {
 pub(crate) enum Changes {
     /// On no machine.
     None,
-    /// Exactly one on x86_64; on machines with reservations a compiler may write more.
+    /// Exactly one on x86_64; on others a compiler may write it several times.
     One,
 }
 
@@ -37,6 +37,14 @@ const fn service(
     changes: Changes,
 ) -> Service {
     Service { c, rust, bytes, changes }
+}
+
+impl Service {
+    /// The most plain stores of the function with this name, callees included. What changes nothing
+    /// has an answer: C gives a pointer for it, Rust's comes in registers.
+    pub(crate) fn stores(&self, name: &str) -> u64 {
+        u64::from(self.changes == Changes::None && name == self.c)
+    }
 }
 
 /// The calls that must be there.
@@ -82,7 +90,7 @@ const TABLE: Bound = Bound { rounds: 3, why: "layout::is_below: three levels of 
 /// Tries to change a word that others change.
 const TRIES: Bound = Bound { rounds: 64, why: "sync::TRIES" };
 
-/// The loops that a function may have besides those that only retry: at most one that reads, and at
+/// The loops that a function may have besides those that only reserve again: at most one that reads, and at
 /// most one that changes memory. A compiler may have unrolled either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Loops {

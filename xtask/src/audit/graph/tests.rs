@@ -49,13 +49,13 @@ fn loops_in_loops_multiply() {
 }
 
 #[test]
-fn compare_and_swap_of_what_was_found() {
+fn compare_and_swap_is_counted_also_of_what_was_found() {
     let listing = "0: movq (%rcx), %rax\n3: movq %rax, %r8\n6: incq %r8\n9: lock\n\
         a: cmpxchgq %r8, (%rcx)\ne: jne 0x3\n10: retq\n";
-    assert_eq!(longest(Isa::X86_64, 17, listing), (retry(3), 6));
+    assert_eq!(longest(Isa::X86_64, 17, listing), (counted(3, true), 1 + 10 * 4 + 1));
     let listing = "0: lg %r0, 0(%r2)\n6: lgr %r1, %r0\na: oill %r1, 8\ne: csg %r0, %r1, 0(%r2)\n\
         14: jl 0x6\n18: br %r14\n";
-    assert_eq!(longest(Isa::S390x, 26, listing), (retry(6), 6));
+    assert_eq!(longest(Isa::S390x, 26, listing), (counted(6, true), 1 + 10 * 4 + 1));
 }
 
 #[test]
@@ -94,6 +94,14 @@ fn reservations_that_wait_for_a_value() {
     let listing = "0: ldarx 6, 0, 3\n4: crclr 20\n8: cmpldi 6, 0\nc: bf- 2, 0x18\n\
         10: stdcx. 5, 0, 3\n14: bf- 2, 0x18\n18: bf 20, 0x0\n1c: blr\n";
     assert_eq!(longest(Isa::Power, 32, listing).0, counted(0, true));
+}
+
+#[test]
+fn reservations_of_another_word() {
+    let listing = "0: ldxr x8, [x1]\n4: stxr w9, x8, [x0]\n8: cbnz w9, 0x0\nc: ret\n";
+    assert_eq!(longest(Isa::Aarch64, 16, listing).0, counted(0, true));
+    let listing = "0: ldarx 4, 0, 5\n4: stdcx. 4, 0, 3\n8: bf- 2, 0x0\nc: blr\n";
+    assert_eq!(longest(Isa::Power, 16, listing).0, counted(0, true));
 }
 
 /// The branch asks another register, or goes on after success.

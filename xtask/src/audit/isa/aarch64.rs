@@ -21,8 +21,9 @@ const NOTHING: &[&str] = &["nop yield isb dmb dsb csdb sb clrex bti"];
 const RESERVE: &[&str] = &["ldxr ldxrb ldxrh ldaxr ldaxrb ldaxrh"];
 const CONDITIONAL: &[&str] = &["stxr stxrb stxrh stlxr stlxrb stlxrh"];
 /// The large system extension, each with ordering and size behind it.
+const SWAP: &[&str] = &["cas"];
 const MODIFY: &[&str] = &[
-    "ldadd ldclr ldeor ldset ldsmax ldsmin ldumax ldumin swp cas",
+    "ldadd ldclr ldeor ldset ldsmax ldsmin ldumax ldumin swp",
     "stadd stclr steor stset stsmax stsmin stumax stumin",
 ];
 const PC_RELATIVE: &[&str] = &["adr adrp"];
@@ -52,7 +53,7 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
     for operand in &line.operands {
         check(operand)?;
     }
-    if let Some(atomic) = atomic(line) {
+    if let Some(atomic) = atomic(line)? {
         return Ok(Step::atomic(atomic));
     }
     let load = listed(LOAD, mnemonic);
@@ -73,8 +74,10 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
         return Err(Refusal::Unknown);
     };
     let (stack, below) = stack(line)?;
+    let own = |text: &String| text == "[sp]" || text.starts_with("[sp, #");
+    let stores = listed(STORE, mnemonic) && !line.operands.iter().any(own);
     let sets_condition = listed(COMPARE, mnemonic) || mnemonic.ends_with('s');
-    Ok(Step { stack, below, writes, sets_condition, ..Step::plain() })
+    Ok(Step { stores, stack, below, writes, sets_condition, ..Step::plain() })
 }
 
 fn flow(line: &Line) -> Result<Option<Flow>, Refusal> {
@@ -96,19 +99,24 @@ fn flow(line: &Line) -> Result<Option<Flow>, Refusal> {
     }))
 }
 
-fn atomic(line: &Line) -> Option<Atomic> {
+fn atomic(line: &Line) -> Result<Option<Atomic>, Refusal> {
     let mnemonic = line.mnemonic.as_str();
+    let address = || line.operands.last().cloned().unwrap_or_default();
     if listed(RESERVE, mnemonic) {
-        return Some(Atomic::LoadReserved);
+        return Ok(Some(Atomic::LoadReserved { address: address() }));
     }
     if listed(CONDITIONAL, mnemonic) {
         let status = register(line.operand(0)).map(str::to_owned);
-        return status.map(|status| Atomic::StoreConditional { status: Some(status) });
+        return Ok(status
+            .map(|status| Atomic::StoreConditional { address: address(), status: Some(status) }));
     }
     let size = mnemonic.trim_end_matches(['b', 'h']);
     let bare = [size.strip_suffix("al"), size.strip_suffix('a'), size.strip_suffix('l')];
-    let known = bare.into_iter().flatten().chain([size]).any(|name| listed(MODIFY, name));
-    known.then_some(Atomic::Modify)
+    let is = |list| bare.into_iter().flatten().chain([size]).any(|name| listed(list, name));
+    if is(MODIFY) {
+        return Err(Refusal::Modifies);
+    }
+    Ok(is(SWAP).then_some(Atomic::CompareAndSwap))
 }
 
 /// Every word of an operand is a general register, a number or a known modifier.
@@ -203,6 +211,9 @@ mod tests {
             ("ret x3", Refusal::Indirect),
             ("brk #0x1", Refusal::Trap),
             ("udf #0x0", Refusal::Trap),
+            ("ldsetal x8, x9, [x0]", Refusal::Modifies),
+            ("staddlb w8, [x0]", Refusal::Modifies),
+            ("swpa x8, x9, [x0]", Refusal::Modifies),
             ("fadd d0, d1, d2", Refusal::FloatOrVector),
             ("ldr q0, [x1]", Refusal::FloatOrVector),
             ("movi v0.2d, #0000000000000000", Refusal::FloatOrVector),
@@ -235,12 +246,27 @@ mod tests {
     #[test]
     fn atomics() {
         let atomic = |text| arm(text).map(|step| step.atomic);
-        let store = Atomic::StoreConditional { status: Some("13".to_owned()) };
-        assert_eq!(atomic("ldaxr x12, [x0]"), Ok(Some(Atomic::LoadReserved)));
+        let store =
+            Atomic::StoreConditional { address: "[x0]".to_owned(), status: Some("13".to_owned()) };
+        assert_eq!(
+            atomic("ldaxr x12, [x0]"),
+            Ok(Some(Atomic::LoadReserved { address: "[x0]".to_owned() }))
+        );
         assert_eq!(atomic("stlxr w13, x10, [x0]"), Ok(Some(store)));
-        assert_eq!(atomic("ldsetal x8, x9, [x0]"), Ok(Some(Atomic::Modify)));
-        assert_eq!(atomic("casalb w8, w9, [x0]"), Ok(Some(Atomic::Modify)));
+        assert_eq!(atomic("casalb w8, w9, [x0]"), Ok(Some(Atomic::CompareAndSwap)));
         assert_eq!(atomic("ldar x8, [x0]"), Ok(None));
+    }
+
+    #[test]
+    fn stores() {
+        let stores = |text| arm(text).map(|step| step.stores);
+        for text in ["str x8, [x19]", "stp x1, x2, [x0, #0x8]", "str x0, [sp, x1]", "stlr x0, [x1]"]
+        {
+            assert_eq!(stores(text), Ok(true), "{text}");
+        }
+        for text in ["ldr x8, [x19]", "str x0, [sp]", "stp x30, x19, [sp, #-0x10]!"] {
+            assert_eq!(stores(text), Ok(false), "{text}");
+        }
     }
 
     #[test]

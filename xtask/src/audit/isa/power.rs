@@ -56,6 +56,9 @@ const CONDITIONS: &[&str] = &["beq bne blt bgt ble bge bso bns bun bnu"];
 /// Where compilers put address and context of the running system.
 const TABLE_OF_CONTENTS: &str = "2";
 const THREAD: &str = "13";
+/// As a base register it means no register.
+const ZERO: &str = "0";
+const STACK: &str = "1";
 
 /// What `line` does.
 pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
@@ -92,7 +95,9 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
         let stack = if updates { stack_of_update(line)? } else { Stack::Stays };
         let writes = if updates { Writes::Anything } else { Writes::Nothing };
         let below = if updates { 0 } else { below(line) };
-        return Ok(Step { stack, below, writes, sets_condition, ..Step::plain() });
+        let own = memory(line.operand(1)).is_some_and(|(_, base)| base == STACK);
+        let stores = plain.starts_with("st") && !own;
+        return Ok(Step { stores, stack, below, writes, sets_condition, ..Step::plain() });
     }
     Err(if is_float(mnemonic) { Refusal::FloatOrVector } else { Refusal::Unknown })
 }
@@ -146,10 +151,11 @@ fn tests_bit(option: &str) -> Option<bool> {
 }
 
 fn atomic(line: &Line) -> Option<Atomic> {
+    let address = format!("{}, {}", line.operand(1), line.operand(2));
     match (line.mnemonic.as_str(), line.operands.len()) {
-        ("ldarx" | "lwarx" | "lharx" | "lbarx", 3 | 4) => Some(Atomic::LoadReserved),
+        ("ldarx" | "lwarx" | "lharx" | "lbarx", 3 | 4) => Some(Atomic::LoadReserved { address }),
         ("stdcx." | "stwcx." | "sthcx." | "stbcx.", 3) => {
-            Some(Atomic::StoreConditional { status: None })
+            Some(Atomic::StoreConditional { address, status: None })
         }
         _ => None,
     }
@@ -181,7 +187,7 @@ fn memory(text: &str) -> Option<(i64, &str)> {
     fits('r', base).then_some((number(displacement)?, base))
 }
 
-/// Neither the table of contents nor the thread's data is an argument. Numbers of other kinds that
+/// Neither the table of contents nor the thread's data is an argument, nor is an absolute address. Numbers of other kinds that
 /// look the same are let pass: `names` are the operands that can be registers.
 fn general(line: &Line) -> Result<(), Refusal> {
     let lists = WRITING.iter().chain(OTHERS);
@@ -197,7 +203,8 @@ fn general(line: &Line) -> Result<(), Refusal> {
             'm' => memory(text).map_or("", |(_, base)| base),
             _ => continue,
         };
-        if register == TABLE_OF_CONTENTS || register == THREAD {
+        let no_base = role == 'm' && register == ZERO;
+        if no_base || register == TABLE_OF_CONTENTS || register == THREAD {
             return Err(Refusal::FixedAddress);
         }
     }

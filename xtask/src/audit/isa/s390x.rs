@@ -8,7 +8,7 @@ const MOVE: &[&str] = &[
     "lgr lr lghi lhi lgfi llgfr llgf llghr llgh llgcr llgc llhr llh llcr llc llill llilh llihl llihh",
     "llilf llihf lgfr lgf lgbr lgb lghr lgh lbr lb lhr lh lhy lg l ly la lay iilf iihf iill iilh iihl",
     "iihh lrv lrvg lrvr lrvgr sll sllg sllk srl srlg srlk rll rllg msgr msgfi ms msr msg mghi mhi",
-    "msgrkc msgc mlgr mlg dlgr dlg dsgr dsg risbgn risbgnz ic icy",
+    "msgrkc msgc mlgr mlg risbgn risbgnz ic icy",
 ];
 const ARITHMETIC: &[&str] = &[
     "lt ltg ltr ltgr ltgfr ltgf lcr lcgr lngr lpgr ar agr a ag ay ahi aghi afi agfi ahik aghik ark",
@@ -19,13 +19,27 @@ const ARITHMETIC: &[&str] = &[
 ];
 /// Neither writes a general register.
 const COMPARE: &[&str] = &[
-    "cr cgr c cg cy chi cghi cfi cgfi ch cgh clr clgr cl clg cly clfi clgfi cgfr cgf clgfr clgf clm",
+    "cr cgr c cg cy chi cghi cfi cgfi ch cgh clr clgr cl clg cly clfi clgfi cgfr cgf clgfr clgf",
     "cli cliy clc chsi cghsi clhhsi clghsi clfhsi tm tmy tmll tmlh tmhl tmhh",
 ];
 const STORE: &[&str] =
     &["st stg sty stc stcy sth sthy stmg mvi mviy mvghi mvhi mvhhi mvc strv strvg strvh"];
 /// Plain changes of memory, in no single piece.
 const CHANGE: &[&str] = &["xc nc oc ni oi xi niy oiy xiy agsi asi algsi"];
+/// Their first operand names memory that they write.
+const WRITTEN_FIRST: &[&str] = &["mvi mviy mvghi mvhi mvhhi mvc"];
+/// By zero, or with a result that is too large, they interrupt.
+const DIVISION: &[&str] = &["d dr dl dlr dlg dlgr dsg dsgr dsgf dsgfr"];
+/// Behind the first operand a bare number is a value. To any other instruction it is an address that
+/// no register has a part in.
+const IMMEDIATE: &[&str] = &[
+    "lghi lhi lgfi llill llilh llihl llihh llilf llihf iilf iihf iill iilh iihl iihh mghi mhi msgfi",
+    "sll sllg sllk srl srlg srlk sra srag srak rll rllg risbgn risbgnz risbg risbgz rosbg rnsbg rxsbg",
+    "ahi aghi afi agfi ahik aghik algfi alfi alghsik slgfi slfi",
+    "nilf nihf nill nilh nihl nihh oilf oihf oill oilh oihl oihh xilf xihf",
+    "chi cghi cfi cgfi clfi clgfi cli cliy chsi cghsi clhhsi clghsi clfhsi tm tmy tmll tmlh tmhl tmhh",
+    "mvi mviy mvghi mvhi mvhhi ni oi xi niy oiy xiy agsi asi algsi",
+];
 const NOTHING: &[&str] = &["nop nopr jnop jgnop"];
 const SWAP: &[&str] = &["cs csy csg"];
 const INTERLOCKED: &[&str] = &["laa laag laal laalg lan lang lao laog lax laxg"];
@@ -53,16 +67,25 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
     if let Some(flow) = flow(line)? {
         return Ok(Step::flow(flow));
     }
+    if listed(DIVISION, mnemonic) {
+        return Err(Refusal::Trap);
+    }
+    let step = computes(line)?;
+    if names_no_register(line) { Err(Refusal::FixedAddress) } else { Ok(step) }
+}
+
+/// What `line` does if it goes on to the next.
+fn computes(line: &Line) -> Result<Step, Refusal> {
+    let mnemonic = line.mnemonic.as_str();
     let mut below = 0;
     for operand in &line.operands {
         below = below.max(check(operand)?);
     }
     if listed(SWAP, mnemonic) {
-        let expected = line.operand(0).to_owned();
-        return Ok(Step::atomic(Atomic::CompareAndSwap { expected }));
+        return Ok(Step::atomic(Atomic::CompareAndSwap));
     }
     if listed(INTERLOCKED, mnemonic) {
-        return Ok(Step::atomic(Atomic::Modify));
+        return Err(Refusal::Modifies);
     }
     if listed(&["la lay"], mnemonic) {
         below = 0;
@@ -74,8 +97,8 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
     let sets_condition = [ARITHMETIC, COMPARE, CHANGE].iter().any(|list| listed(list, mnemonic));
     let writes =
         if listed(MOVE, mnemonic) || listed(ARITHMETIC, mnemonic) || is_conditional(mnemonic) {
-            // Long division and multiplication write a pair of registers.
-            let pair = listed(&["mlgr mlg dlgr dlg dsgr dsg flogr"], mnemonic);
+            // Long multiplication writes a pair of registers.
+            let pair = listed(&["mlgr mlg flogr"], mnemonic);
             if pair { Writes::Anything } else { Writes::Register(line.operand(0).to_owned()) }
         } else if sets_condition || listed(STORE, mnemonic) {
             Writes::Nothing
@@ -86,8 +109,7 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
     if writes == Writes::Register("%r15".to_owned()) {
         stack = grown(line)?;
     }
-    // `agsi` and the like change memory that their first operand names.
-    Ok(Step { stack, below, writes, sets_condition, ..Step::plain() })
+    Ok(Step { stores: stores(line), stack, below, writes, sets_condition, ..Step::plain() })
 }
 
 /// `bcr 14, 0` and `bcr 15, 0` wait for earlier stores; they branch nowhere.
@@ -153,6 +175,29 @@ fn is_conditional(mnemonic: &str) -> bool {
     })
 }
 
+/// Whether an operand is an address as a bare number.
+fn names_no_register(line: &Line) -> bool {
+    let mnemonic = line.mnemonic.as_str();
+    let takes_value = listed(IMMEDIATE, mnemonic)
+        || (is_conditional(mnemonic)
+            && (mnemonic.starts_with("locghi") || mnemonic.starts_with("lochi")));
+    let bare = |text: &String| number(text).is_some();
+    line.operands.iter().enumerate().any(|(at, text)| bare(text) && !(takes_value && at > 0))
+}
+
+/// Whether it writes memory outside of its frame.
+fn stores(line: &Line) -> bool {
+    let first = listed(CHANGE, &line.mnemonic) || listed(WRITTEN_FIRST, &line.mnemonic);
+    if !first && !listed(STORE, &line.mnemonic) {
+        return false;
+    }
+    let place = if first { line.operands.first() } else { line.operands.last() };
+    let inside = place.and_then(|text| text.split_once('(')).map_or("", |(_, inside)| inside);
+    // A length may stand in front, but no index.
+    let own = inside.strip_suffix("%r15)").is_some_and(|before| !before.contains('%'));
+    !own
+}
+
 /// Every register is a general one. Returns the bytes below the stack pointer that it reaches.
 fn check(operand: &str) -> Result<u64, Refusal> {
     for name in operand.split('%').skip(1) {
@@ -207,87 +252,4 @@ fn restored(line: &Line) -> Result<Stack, Refusal> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tests::step;
-    use super::super::{Atomic, Flow, Isa, Refusal, Stack, Step, When, Writes};
-
-    fn z(text: &str) -> Result<Step, Refusal> {
-        step(Isa::S390x, text)
-    }
-
-    #[test]
-    fn where_it_goes() {
-        let flow = |text| z(text).map(|step| step.flow);
-        let branch = |to, when| Ok(Flow::Branch { to, when });
-        assert_eq!(flow("risbgz %r3, %r3, 55, 63, 28"), Ok(Flow::Next));
-        assert_eq!(flow("j 0x66"), Ok(Flow::Jump(0x66)));
-        assert_eq!(flow("jg 0x66 <f+0x66>"), Ok(Flow::Jump(0x66)));
-        assert_eq!(flow("jl 0x59c"), branch(0x59c, When::NotEqual));
-        assert_eq!(flow("jne 0x59c"), branch(0x59c, When::NotEqual));
-        assert_eq!(flow("je 0x59c"), branch(0x59c, When::Equal));
-        assert_eq!(flow("jghe 0x59c"), branch(0x59c, When::Other));
-        assert_eq!(flow("cgije %r2, 0, 0x2ea"), branch(0x2ea, When::Other));
-        assert_eq!(flow("clgrjhe %r13, %r3, 0x1a6"), branch(0x1a6, When::Other));
-        assert_eq!(flow("brctg %r3, 0x10"), branch(0x10, When::Other));
-        assert_eq!(flow("brasl %r14, 0x1e6"), Ok(Flow::Call(0x1e6)));
-        assert_eq!(flow("br %r14"), Ok(Flow::Return));
-        assert_eq!(flow("bher %r14"), Ok(Flow::ReturnOrNext));
-        assert_eq!(flow("bcr 14, %r0"), Ok(Flow::Next));
-    }
-
-    #[test]
-    fn what_is_refused() {
-        for (text, why) in [
-            ("br %r1", Refusal::Indirect),
-            ("ber %r1", Refusal::Indirect),
-            ("basr %r14, %r3", Refusal::Indirect),
-            ("j 0x102", Refusal::Trap),
-            ("jne 0x102", Refusal::Trap),
-            ("ldr %f0, %f2", Refusal::FloatOrVector),
-            ("vl %v0, 0(%r1)", Refusal::FloatOrVector),
-            ("ear %r1, %a0", Refusal::FixedAddress),
-            ("larl %r4, 0x1a6", Refusal::FixedAddress),
-            ("lg %r1, 640(0)", Refusal::FixedAddress),
-            ("lgr %r15, %r11", Refusal::StackPointer),
-            ("lg %r15, 280(%r15)", Refusal::StackPointer),
-            ("lctlg %c1, %c1, 0(%r2)", Refusal::Unknown),
-            ("exrl %r1, 0x40", Refusal::Unknown),
-            ("svc 1", Refusal::Unknown),
-            ("<unknown>", Refusal::Unknown),
-        ] {
-            assert_eq!(z(text), Err(why), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_stack() {
-        let stack = |text| z(text).map(|step| (step.stack, step.below));
-        assert_eq!(stack("aghi %r15, -160"), Ok((Stack::Grows(160), 0)));
-        assert_eq!(stack("la %r15, 160(%r15)"), Ok((Stack::Grows(-160), 0)));
-        assert_eq!(stack("stmg %r9, %r15, 72(%r15)"), Ok((Stack::Stays, 0)));
-        assert_eq!(stack("lmg %r9, %r15, 232(%r15)"), Ok((Stack::Grows(-160), 0)));
-        assert_eq!(stack("lmg %r6, %r9, 48(%r15)"), Ok((Stack::Stays, 0)));
-        assert_eq!(stack("stg %r0, -8(%r15)"), Ok((Stack::Stays, 8)));
-        assert_eq!(stack("xc 160(256,%r15), 160(%r15)"), Ok((Stack::Stays, 0)));
-    }
-
-    #[test]
-    fn atomics() {
-        let atomic = |text| z(text).map(|step| step.atomic);
-        let cas = Atomic::CompareAndSwap { expected: "%r1".to_owned() };
-        assert_eq!(atomic("csg %r1, %r4, 0(%r2)"), Ok(Some(cas)));
-        assert_eq!(atomic("laog %r1, %r4, 0(%r2)"), Ok(Some(Atomic::Modify)));
-        assert_eq!(atomic("og %r1, 0(%r2)"), Ok(None));
-    }
-
-    #[test]
-    fn what_it_writes() {
-        let writes = |text| z(text).map(|step| (step.writes, step.sets_condition));
-        let register = |name: &str| Writes::Register(name.to_owned());
-        assert_eq!(writes("lgr %r1, %r0"), Ok((register("%r1"), false)));
-        assert_eq!(writes("oill %r1, 8"), Ok((register("%r1"), true)));
-        assert_eq!(writes("clg %r0, 8(%r2)"), Ok((Writes::Nothing, true)));
-        assert_eq!(writes("stg %r0, 0(%r13)"), Ok((Writes::Nothing, false)));
-        assert_eq!(writes("locghie %r2, 1"), Ok((register("%r2"), false)));
-    }
-}
+mod tests;

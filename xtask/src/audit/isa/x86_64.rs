@@ -5,7 +5,7 @@ use crate::audit::disassembly::Line;
 
 /// With a size at the end (`b`, `w`, `l`, `q`); they set the condition, or may.
 const ARITHMETIC: &[&str] = &[
-    "add sub and or xor adc sbb inc dec neg shl shr sar sal rol ror shld shrd imul mul div idiv",
+    "add sub and or xor adc sbb inc dec neg shl shr sar sal rol ror shld shrd imul mul",
     "bt bts btr btc bsf bsr popcnt lzcnt tzcnt andn bextr blsi blsr blsmsk bzhi",
 ];
 const COMPARE: &[&str] = &["cmp test bt"];
@@ -18,7 +18,8 @@ const MOVE: &[&str] = &[
 const WIDEN: &[&str] = &["cltq cqto cltd cwtl cwtd"];
 const NOTHING: &[&str] = &["nop nopw nopl endbr64 pause mfence lfence sfence"];
 const CONDITIONS: &[&str] = &["o no b ae e ne be a s ns p np l ge le g"];
-const IMPLICIT: &[&str] = &["mul div idiv xchg"];
+const IMPLICIT: &[&str] = &["mul xchg"];
+const DIVISION: &[&str] = &["div idiv"];
 
 /// No structure or frame is as large as this.
 const SMALL: u64 = 0x1_0000;
@@ -45,11 +46,14 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
     let base = without_size(mnemonic);
     if locked || (base == "xchg" && line.operands.iter().any(|text| is_memory(text))) {
         return match base {
-            "cmpxchg" => Ok(Step::atomic(Atomic::CompareAndSwap { expected: "rax".to_owned() })),
+            "cmpxchg" => Ok(Step::atomic(Atomic::CompareAndSwap)),
             "xadd" | "xchg" | "add" | "sub" | "and" | "or" | "xor" | "inc" | "dec" | "neg"
-            | "not" | "bts" | "btr" | "btc" => Ok(Step::atomic(Atomic::Modify)),
+            | "not" | "bts" | "btr" | "btc" => Err(Refusal::Modifies),
             _ => Err(Refusal::Unknown),
         };
+    }
+    if listed(DIVISION, base) {
+        return Err(Refusal::Trap);
     }
     let quiet = listed(MOVE, base) || listed(WIDEN, mnemonic) || is_conditional(mnemonic);
     if !quiet && !listed(ARITHMETIC, base) && !listed(COMPARE, base) {
@@ -63,7 +67,9 @@ pub(super) fn step(line: &Line) -> Result<Step, Refusal> {
         Writes::Register(family(last.trim_start_matches('%'))?.to_owned())
     };
     let stack = stack(line, base, &writes)?;
-    Ok(Step { stack, below, writes, sets_condition: !quiet, ..Step::plain() })
+    let reads = listed(COMPARE, base) || base == "push" || writes_more(line, base);
+    let stores = is_memory(last) && !reads && !listed(WIDEN, mnemonic) && !last.ends_with("(%rsp)");
+    Ok(Step { stores, stack, below, writes, sets_condition: !quiet, ..Step::plain() })
 }
 
 /// Whether it writes another register than its last operand.
@@ -229,6 +235,11 @@ mod tests {
             ("jmpq *(%rax,%rcx,8)", Refusal::Indirect),
             ("callq *(%rip)", Refusal::Indirect),
             ("ud2", Refusal::Trap),
+            ("divq %rcx", Refusal::Trap),
+            ("idivl 0x8(%rdi)", Refusal::Trap),
+            ("lock-orq $0x8, (%rax)", Refusal::Modifies),
+            ("lock-xaddq %rcx, (%rax)", Refusal::Modifies),
+            ("xchgq %rax, (%rdi)", Refusal::Modifies),
             ("addsd %xmm1, %xmm0", Refusal::FloatOrVector),
             ("movups (%rsi), %xmm0", Refusal::FloatOrVector),
             ("leaq (%rip), %rdx  # 0x111 <f+0xb1>", Refusal::FixedAddress),
@@ -261,12 +272,23 @@ mod tests {
     #[test]
     fn atomics() {
         let atomic = |text| x86(text).map(|step| step.atomic);
-        let cas = Atomic::CompareAndSwap { expected: "rax".to_owned() };
-        assert_eq!(atomic("lock-cmpxchgq %r8, (%rcx)"), Ok(Some(cas)));
-        assert_eq!(atomic("lock-orq $0x8, (%rax)"), Ok(Some(Atomic::Modify)));
-        assert_eq!(atomic("xchgq %rax, (%rdi)"), Ok(Some(Atomic::Modify)));
+        assert_eq!(atomic("lock-cmpxchgq %r8, (%rcx)"), Ok(Some(Atomic::CompareAndSwap)));
         assert_eq!(atomic("xchgq %rax, %rdi"), Ok(None));
         assert_eq!(atomic("orq $0x8, (%rax)"), Ok(None));
+    }
+
+    #[test]
+    fn stores() {
+        let stores = |text| x86(text).map(|step| step.stores);
+        for text in ["movq %rdx, (%rbx)", "orq $0x8, (%rax)", "incl 0x8(%rdi)", "setb (%rdi)"] {
+            assert_eq!(stores(text), Ok(true), "{text}");
+        }
+        assert_eq!(stores("movq %rdx, 0x8(%rsp,%rax,8)"), Ok(true));
+        for text in ["movq (%rbx), %rdx", "cmpq $0x1, (%rbx)", "pushq (%rax)", "mulq (%rax)"] {
+            assert_eq!(stores(text), Ok(false), "{text}");
+        }
+        assert_eq!(stores("movq %rax, -0x10(%rsp)"), Ok(false));
+        assert_eq!(stores("lock-cmpxchgq %r8, (%rcx)"), Ok(false));
     }
 
     #[test]

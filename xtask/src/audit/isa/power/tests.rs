@@ -42,6 +42,8 @@ fn what_is_refused() {
         ("addis 3, 2, 0", Refusal::FixedAddress),
         ("ld 3, 8(2)", Refusal::FixedAddress),
         ("ld 3, 8(13)", Refusal::FixedAddress),
+        ("ld 3, 8(0)", Refusal::FixedAddress),
+        ("std 3, -8(0)", Refusal::FixedAddress),
         ("ldx 3, 13, 4", Refusal::FixedAddress),
         ("mr 1, 31", Refusal::StackPointer),
         ("ld 1, 0(1)", Refusal::StackPointer),
@@ -77,10 +79,22 @@ fn the_table_of_contents_may_be_found_but_not_used() {
 #[test]
 fn atomics() {
     let atomic = |text| power(text).map(|step| step.atomic);
-    let store = Atomic::StoreConditional { status: None };
-    assert_eq!(atomic("ldarx 6, 0, 3"), Ok(Some(Atomic::LoadReserved)));
+    let address = || "0, 3".to_owned();
+    let store = Atomic::StoreConditional { address: address(), status: None };
+    assert_eq!(atomic("ldarx 6, 0, 3"), Ok(Some(Atomic::LoadReserved { address: address() })));
     assert_eq!(atomic("stdcx. 7, 0, 3"), Ok(Some(store)));
     assert_eq!(atomic("std 7, 0(3)"), Ok(None));
+}
+
+#[test]
+fn stores() {
+    let stores = |text| power(text).map(|step| step.stores);
+    for text in ["std 4, 0(30)", "stdu 4, 8(3)", "stdx 4, 1, 5"] {
+        assert_eq!(stores(text), Ok(true), "{text}");
+    }
+    for text in ["ld 4, 0(30)", "std 27, -40(1)", "stdu 1, -48(1)", "stdcx. 7, 0, 3"] {
+        assert_eq!(stores(text), Ok(false), "{text}");
+    }
 }
 
 #[test]
