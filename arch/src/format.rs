@@ -10,6 +10,8 @@ use crate::rights::Rights;
 
 pub mod x86_64;
 
+pub mod any;
+
 /// The most levels that any format has; a walker's stack is this deep.
 pub const MAX_LEVELS: usize = 6;
 
@@ -77,6 +79,9 @@ pub struct Leaf {
     pub flags: LeafFlags,
     /// The memory-type index, in the format's own numbering (x86: the PAT index, 0 to 7).
     pub memory: u8,
+    /// The protection key, which names a register that narrows the rights further (x86: bits 62:59
+    /// where CR4.PKE is set); 0 where the format has none.
+    pub key: u8,
 }
 
 bitflags::bitflags! {
@@ -91,6 +96,11 @@ bitflags::bitflags! {
         const GLOBAL = 4;
         /// The memory is encrypted: the format's configured encryption bit is set.
         const ENCRYPTED = 8;
+        /// One of a group of entries that hardware may cache as one larger page. Each stays a page
+        /// of its own.
+        const CONTIGUOUS = 16;
+        /// A shadow stack: only the CPU's call and return instructions write it.
+        const SHADOW_STACK = 32;
     }
 }
 
@@ -135,6 +145,25 @@ pub trait PageFormat: Copy {
     /// Bits of a leaf that hardware may set by itself while the mapping stays the same (accessed,
     /// dirty). A re-check ignores them.
     fn volatile_bits(&self) -> u64;
+}
+
+/// What a *builder* of tables must know beside their entries: which tables there are.
+///
+/// Walkers need none of it: they learn the geometry from the entries.
+pub trait Geometry: PageFormat {
+    /// The top table with entry 0 at `base`. Its address is not checked; for a live root register use
+    /// the format's own constructor.
+    fn top(&self, base: PhysAddr) -> Table;
+
+    /// The table with entry 0 at `base` that an entry of `at` can point to; `None` where entries of
+    /// `at` point to none.
+    fn below(&self, at: &Table, base: PhysAddr) -> Option<Table>;
+
+    /// Whether an entry of `at` can be a leaf.
+    fn leaf_at(&self, at: &Table) -> bool;
+
+    /// The marks that a leaf of this format can carry.
+    fn flags(&self) -> LeafFlags;
 }
 
 /// Why a format's configuration or root register was refused.

@@ -5,6 +5,8 @@
 //! CPU, so every format is compiled and tested on every host. Whoever walks a table loads an
 //! entry, hands it to [`PageFormat::decode`] and gets an [`Entry`].
 //!
+//! Which of them a table is in may also be known at run time only: [`AnyFormat`].
+//!
 //! | format | module | levels | leaves |
 //! |---|---|---|---|
 //! | [`X86_64`] | `format/x86_64.rs` | 4, 5 | 4 KiB, 2 MiB, 1 GiB |
@@ -41,6 +43,7 @@ pub mod format;
 pub mod cpu;
 
 pub use addr::{AddrRange, Order, PageCount, PageShift, Pfn, PhysAddr, VirtAddr};
+pub use format::any::AnyFormat;
 pub use format::x86_64::X86_64;
-pub use format::{EncodeError, Entry, FormatError, Leaf, LeafFlags, PageFormat, Table};
+pub use format::{EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table};
 pub use rights::{Access, Rights};

@@ -103,7 +103,7 @@ fn leaf() -> impl Strategy<Value = Leaf> {
         |(addr, width, align, shift, rights, flags, memory)| {
             let addr = addr & (u64::MAX >> (64 - width)) & !((1 << align) - 1);
             let shift = PageShift::new(shift).unwrap();
-            Leaf { addr: PhysAddr::new(addr), shift, rights, flags, memory }
+            Leaf { addr: PhysAddr::new(addr), shift, rights, flags, memory, key: 0 }
         },
     )
 }

@@ -21,8 +21,8 @@
 extern crate std;
 
 pub use pinfold_arch::{
-    Access, AddrRange, Order, PageCount, PageFormat, PageShift, Pfn, PhysAddr, Rights, Table,
-    VirtAddr, X86_64,
+    Access, AddrRange, AnyFormat, Order, PageCount, PageFormat, PageShift, Pfn, PhysAddr, Rights,
+    Table, VirtAddr, X86_64,
 };
 
 pub mod error;

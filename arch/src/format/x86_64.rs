@@ -10,7 +10,7 @@
 //! of the table itself) and the encryption bit, for which [`Table`] has no place. Bit 12 is an
 //! address bit there.
 
-use super::{EncodeError, Entry, FormatError, Leaf, LeafFlags, PageFormat, Table};
+use super::{EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table};
 use crate::addr::{AddrRange, PageShift, PhysAddr};
 use crate::rights::Rights;
 
@@ -204,6 +204,7 @@ impl PageFormat for X86_64 {
             rights: rights_of(raw),
             flags,
             memory,
+            key: 0,
         })
     }
 
@@ -236,13 +237,13 @@ impl PageFormat for X86_64 {
                     (leaf.memory & 2 != 0, CACHE_DISABLE),
                     (leaf.memory & 4 != 0, pat),
                 ] {
-                    if set && bit == 0 {
-                        return Err(EncodeError::Attributes);
-                    }
                     raw |= if set { bit } else { 0 };
                 }
-                let known = LeafFlags::from_bits(leaf.flags.bits()).is_some();
-                if leaf.memory > 7 || !known { Err(EncodeError::Attributes) } else { Ok(raw) }
+                let known = self.flags().contains(leaf.flags);
+                if leaf.memory > 7 || leaf.key != 0 || !known {
+                    return Err(EncodeError::Attributes);
+                }
+                Ok(raw)
             }
         }
     }
@@ -253,6 +254,26 @@ impl PageFormat for X86_64 {
 
     fn volatile_bits(&self) -> u64 {
         ACCESSED | DIRTY
+    }
+}
+
+impl Geometry for X86_64 {
+    fn top(&self, base: PhysAddr) -> Table {
+        table(base.raw(), 12 + INDEX_BITS * (self.levels - 1))
+    }
+
+    fn below(&self, at: &Table, base: PhysAddr) -> Option<Table> {
+        let shift = at.shift.raw().checked_sub(INDEX_BITS).filter(|shift| *shift >= 12)?;
+        Some(table(base.raw(), shift))
+    }
+
+    fn leaf_at(&self, at: &Table) -> bool {
+        self.may_be_leaf(at.shift)
+    }
+
+    fn flags(&self) -> LeafFlags {
+        let marks = LeafFlags::ACCESSED | LeafFlags::DIRTY | LeafFlags::GLOBAL;
+        if self.encryption == 0 { marks } else { marks | LeafFlags::ENCRYPTED }
     }
 }
 

@@ -1,63 +1,55 @@
 //! What it takes to *build* tables of a format, beside reading them.
 
-use pinfold::{PageFormat, PageShift, PhysAddr, Table, VirtAddr, X86_64};
+use pinfold::{AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
+use pinfold_arch::Geometry;
 
-/// A page-table format that the machine can build tables of.
-pub trait TableFormat: PageFormat + Send + Sync + core::fmt::Debug + 'static {
-    /// A root table whose entry 0 stands at `base`.
-    fn root_at(&self, base: PhysAddr) -> Table;
-
-    /// The table at `base` that an entry of `at` can point to; `None` at the last level.
-    fn below(&self, at: &Table, base: PhysAddr) -> Option<Table>;
-
-    /// The smallest leaf above the base page: what a transparent huge page is mapped with.
-    fn huge(&self) -> PageShift;
-
-    /// The absent entry that names a swap slot, which is not 0.
-    fn swap_entry(&self, slot: u64) -> u64 {
-        slot << self.base().raw()
+/// A page-table format that the machine can build tables of: every one that says its geometry.
+pub trait TableFormat: Geometry + Send + Sync + core::fmt::Debug + 'static {
+    /// The smallest leaf above the base page: what a transparent huge page is mapped with. The base
+    /// page where there is none.
+    fn huge(&self) -> PageShift {
+        let mut huge = self.base();
+        let mut table = Some(self.top(PhysAddr::new(0)));
+        while let Some(at) = table.filter(|at| at.shift > self.base()) {
+            if self.leaf_at(&at) {
+                huge = at.shift;
+            }
+            table = self.below(&at, at.base);
+        }
+        huge
     }
 
     /// The first address of the lower half that is not translated any more.
-    fn end(&self) -> VirtAddr;
-}
-
-/// Index bits of every x86-64 table.
-const BITS: u8 = 9;
-
-impl TableFormat for X86_64 {
-    fn root_at(&self, base: PhysAddr) -> Table {
-        self.root(base.raw()).expect("a frame of the machine is a valid root")
-    }
-
-    fn below(&self, at: &Table, base: PhysAddr) -> Option<Table> {
-        let shift = at.shift.raw().checked_sub(BITS).filter(|shift| *shift >= 12)?;
-        Some(Table { base, shift: PageShift::new(shift)?, ..*at })
-    }
-
-    fn huge(&self) -> PageShift {
-        PageShift::SIZE_2M
-    }
-
     fn end(&self) -> VirtAddr {
-        let top = self.root_at(PhysAddr::new(0));
-        VirtAddr::new(1 << (top.shift.raw() + top.bits - 1))
+        let top = self.top(PhysAddr::new(0));
+        let whole = top.shift.raw() + top.bits;
+        let pages = |bits: u8| PageCount::new(1 << (bits - self.base().raw()));
+        let lower = |bits: &u8| {
+            AddrRange::new(VirtAddr::new(0), pages(*bits), self.base())
+                .is_ok_and(|range| self.valid(&range))
+        };
+        // The whole of what the top table indexes, or the half of it below the hole.
+        let bits = [whole, whole - 1].into_iter().find(lower);
+        VirtAddr::new(1 << bits.expect("a format translates addresses from 0 on"))
+    }
+
+    /// An absent entry that names a swap slot, which is not 0.
+    fn swap_entry(&self, slot: u64) -> u64 {
+        slot << self.base().raw()
     }
 }
+
+impl<F: Geometry + Send + Sync + core::fmt::Debug + 'static> TableFormat for F {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pinfold::X86_64;
 
     #[test]
     fn four_levels_translate_47_bits_of_the_lower_half() {
         let format = X86_64::new(4, 46).unwrap();
         assert_eq!(format.end().raw(), 1 << 47);
-        let mut levels = vec![format.root_at(PhysAddr::new(0x1000))];
-        while let Some(next) = format.below(levels.last().unwrap(), PhysAddr::new(0x2000)) {
-            levels.push(next);
-        }
-        let shifts: Vec<u8> = levels.iter().map(|table| table.shift.raw()).collect();
-        assert_eq!(shifts, [39, 30, 21, 12]);
+        assert_eq!(format.huge(), PageShift::SIZE_2M);
     }
 }

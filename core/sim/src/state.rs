@@ -193,7 +193,7 @@ impl<'m, F: TableFormat> State<'m, F> {
     }
 
     pub(crate) fn new_root(&mut self) -> Result<Table, NoMemory> {
-        let root = self.tables.format().root_at(pinfold::PhysAddr::new(0));
+        let root = self.tables.format().top(pinfold::PhysAddr::new(0));
         self.new_table(&root)
     }
 
@@ -253,7 +253,7 @@ impl<'m, F: TableFormat> State<'m, F> {
             self.rmap.entry(folio.head()).or_default().insert((id.0, va));
         }
         let addr = pfn.addr(self.base()).expect("memory has addresses");
-        let leaf = Leaf { addr, shift: table.shift, rights, flags, memory: 0 };
+        let leaf = Leaf { addr, shift: table.shift, rights, flags, memory: 0, key: 0 };
         self.tables.store(table, at, Entry::Leaf(leaf));
     }
 
@@ -313,7 +313,8 @@ impl<'m, F: TableFormat> State<'m, F> {
     fn poison(&self, table: &Table) {
         let addr = table.base.align_down(table.shift);
         let rights = Rights::READ | Rights::WRITE | Rights::USER;
-        let leaf = Leaf { addr, shift: table.shift, rights, flags: LeafFlags::empty(), memory: 0 };
+        let leaf =
+            Leaf { addr, shift: table.shift, rights, flags: LeafFlags::empty(), memory: 0, key: 0 };
         let format = self.tables.format();
         let entry = match format.encode(table, Entry::Leaf(leaf)) {
             Ok(_) => Entry::Leaf(leaf),

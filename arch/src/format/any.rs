@@ -1,0 +1,82 @@
+//! One of the built-in formats, chosen at run time.
+//!
+//! For whoever learns only then which tables it is given: a C caller, a snapshot, a tool. Rust users
+//! who know take the concrete type, and pay for no choice.
+
+use super::x86_64::X86_64;
+use super::{EncodeError, Entry, Geometry, LeafFlags, PageFormat, Table};
+use crate::addr::{AddrRange, PageShift, PhysAddr};
+
+/// Writes the enumeration, and hands each call on to the format inside.
+macro_rules! formats {
+    ($($Format:ident),*) => {
+        /// Any of the built-in formats, with its configuration.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[non_exhaustive]
+        pub enum AnyFormat {
+            $(#[doc = concat!("See [`", stringify!($Format), "`].")] $Format($Format),)*
+        }
+
+        $(impl From<$Format> for AnyFormat {
+            fn from(format: $Format) -> Self {
+                Self::$Format(format)
+            }
+        })*
+
+        impl PageFormat for AnyFormat {
+            fn name(&self) -> &'static str {
+                match self { $(Self::$Format(format) => format.name(),)* }
+            }
+
+            fn big_endian(&self) -> bool {
+                match self { $(Self::$Format(format) => format.big_endian(),)* }
+            }
+
+            fn base(&self) -> PageShift {
+                match self { $(Self::$Format(format) => format.base(),)* }
+            }
+
+            fn valid(&self, range: &AddrRange) -> bool {
+                match self { $(Self::$Format(format) => format.valid(range),)* }
+            }
+
+            #[inline]
+            fn decode(&self, at: &Table, raw: u64) -> Entry {
+                match self { $(Self::$Format(format) => format.decode(at, raw),)* }
+            }
+
+            fn encode(&self, at: &Table, entry: Entry) -> Result<u64, EncodeError> {
+                match self { $(Self::$Format(format) => format.encode(at, entry),)* }
+            }
+
+            #[inline]
+            fn address_bits(&self, at: &Table) -> u64 {
+                match self { $(Self::$Format(format) => format.address_bits(at),)* }
+            }
+
+            fn volatile_bits(&self) -> u64 {
+                match self { $(Self::$Format(format) => format.volatile_bits(),)* }
+            }
+        }
+
+        impl Geometry for AnyFormat {
+            fn top(&self, base: PhysAddr) -> Table {
+                match self { $(Self::$Format(format) => format.top(base),)* }
+            }
+
+            fn below(&self, at: &Table, base: PhysAddr) -> Option<Table> {
+                match self { $(Self::$Format(format) => format.below(at, base),)* }
+            }
+
+            fn leaf_at(&self, at: &Table) -> bool {
+                match self { $(Self::$Format(format) => format.leaf_at(at),)* }
+            }
+
+            fn flags(&self) -> LeafFlags {
+                match self { $(Self::$Format(format) => format.flags(),)* }
+            }
+        }
+    };
+}
+
+formats! { X86_64 }
