@@ -160,7 +160,7 @@ fn large_pages_that_continue_each_other_are_one_run() {
 /// format can map by one entry, the walk takes for a page of that size, on every level.
 fn every_leaf_is_a_leaf<F: TableFormat>(format: F, sizes: &[u8]) {
     let base = format.base();
-    let mut levels = vec![format.root_at(PhysAddr::new(0x10_0000))];
+    let mut levels = vec![format.top(PhysAddr::new(0x10_0000))];
     while let Some(next) = {
         let at = levels.last().unwrap();
         format.below(at, PhysAddr::new(at.base.raw() + 0x1_0000))
