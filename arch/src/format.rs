@@ -82,6 +82,17 @@ pub struct Leaf {
     /// The protection key, which names a register that narrows the rights further (x86: bits 62:59
     /// where CR4.PKE is set); 0 where the format has none.
     pub key: u8,
+    /// The key that memory is encrypted with: the value of the address bits that are configured for
+    /// it. On AMD CPUs 1 is encrypted, on Intel's it is the KeyID; 0 where the format has none.
+    pub encryption: u16,
+}
+
+impl Leaf {
+    /// A page without marks and keys, of memory type 0.
+    #[must_use]
+    pub const fn new(addr: PhysAddr, shift: PageShift, rights: Rights) -> Self {
+        Self { addr, shift, rights, flags: LeafFlags::empty(), memory: 0, key: 0, encryption: 0 }
+    }
 }
 
 bitflags::bitflags! {
@@ -94,13 +105,11 @@ bitflags::bitflags! {
         const DIRTY = 2;
         /// The translation is not tied to an address space.
         const GLOBAL = 4;
-        /// The memory is encrypted: the format's configured encryption bit is set.
-        const ENCRYPTED = 8;
         /// One of a group of entries that hardware may cache as one larger page. Each stays a page
         /// of its own.
-        const CONTIGUOUS = 16;
+        const CONTIGUOUS = 8;
         /// A shadow stack: only the CPU's call and return instructions write it.
-        const SHADOW_STACK = 32;
+        const SHADOW_STACK = 16;
     }
 }
 
@@ -182,8 +191,8 @@ pub enum FormatError {
         /// As given.
         bits: u8,
     },
-    /// The encryption mask is no single address bit.
-    #[error("{mask:#x} is not a usable encryption bit")]
+    /// The encryption mask is not one field of address bits.
+    #[error("{mask:#x} is not a usable field of encryption bits")]
     EncryptionMask {
         /// As given.
         mask: u64,

@@ -242,7 +242,7 @@ proptest! {
         let rights = Rights::from_bits_retain(rights) | Rights::READ;
         let flags = LeafFlags::from_bits_retain(flags);
         let addr = PhysAddr::new(addr & 0x3fff_ffff_ffff).align_down(shift);
-        let leaf = Leaf { addr, shift, rights, flags, memory, key: 0 };
+        let leaf = Leaf { flags, memory, ..Leaf::new(addr, shift, rights) };
         let at = Table { shift, ..format.root(0).unwrap() };
         let entry = oracle_entry(format.encode(&at, Entry::Leaf(leaf)).unwrap());
         // The oracle has no name for PAT: it is its size bit, or the lowest bit of its address.

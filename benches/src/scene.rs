@@ -343,5 +343,5 @@ impl Scene {
 fn leaf(addr: PhysAddr, shift: PageShift) -> Entry {
     let rights = Rights::READ | Rights::WRITE | Rights::USER;
     let flags = LeafFlags::ACCESSED | LeafFlags::DIRTY;
-    Entry::Leaf(Leaf { addr, shift, rights, flags, memory: 0 })
+    Entry::Leaf(Leaf { flags, ..Leaf::new(addr, shift, rights) })
 }

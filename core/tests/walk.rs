@@ -172,7 +172,7 @@ fn every_leaf_is_a_leaf<F: TableFormat>(format: F, sizes: &[u8]) {
     for (depth, table) in levels.iter().enumerate() {
         let addr = PhysAddr::new(3 << table.shift.raw());
         let flags = LeafFlags::empty();
-        let leaf = Leaf { addr, shift: table.shift, rights, flags, memory: 0, key: 0 };
+        let leaf = Leaf { flags, ..Leaf::new(addr, table.shift, rights) };
         let Ok(raw) = format.encode(table, Entry::Leaf(leaf)) else { continue };
         let mut memory = Memory::default();
         let in_memory = |raw: u64| if format.big_endian() { raw.to_be() } else { raw.to_le() };

@@ -20,20 +20,27 @@ impl X86Cpu {
         Self(())
     }
 
-    /// The live page-table root and its format: CR3, CR4.LA57 for the number of levels, EFER.NXE.
-    /// `phys_bits` is the physical width that CPUID reports.
-    ///
-    /// Not for a CPU with memory encryption in use, where CR3 may hold the encryption bit: build the
-    /// format by hand there, with [`X86_64::with_encryption`] before [`X86_64::root`].
+    /// The live page-table root and its format: CR3, and what CR4 and EFER say of levels, no-execute,
+    /// protection keys and shadow stacks. `phys_bits` is the physical width and `encryption` the mask
+    /// of encryption bits that CPUID reports, see [`X86_64::with_encryption`].
     ///
     /// # Errors
-    /// [`FormatError::PhysBits`], [`FormatError::Root`].
-    pub fn live(self, phys_bits: u8) -> Result<(X86_64, crate::format::Table), FormatError> {
+    /// [`FormatError::PhysBits`], [`FormatError::EncryptionMask`], [`FormatError::Root`].
+    pub fn live(
+        self,
+        phys_bits: u8,
+        encryption: u64,
+    ) -> Result<(X86_64, crate::format::Table), FormatError> {
         use ::x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
         use ::x86_64::registers::model_specific::{Efer, EferFlags};
-        let levels = if Cr4::read().contains(Cr4Flags::L5_PAGING) { 5 } else { 4 };
-        let no_execute = Efer::read().contains(EferFlags::NO_EXECUTE_ENABLE);
-        let format = X86_64::new(levels, phys_bits)?.with_no_execute(no_execute);
+        let cr4 = Cr4::read();
+        let keys = Cr4Flags::PROTECTION_KEY_USER | Cr4Flags::PROTECTION_KEY_SUPERVISOR;
+        let levels = if cr4.contains(Cr4Flags::L5_PAGING) { 5 } else { 4 };
+        let format = X86_64::new(levels, phys_bits)?
+            .with_no_execute(Efer::read().contains(EferFlags::NO_EXECUTE_ENABLE))
+            .with_protection_keys(cr4.intersects(keys))
+            .with_shadow_stacks(cr4.contains(Cr4Flags::CONTROL_FLOW_ENFORCEMENT))
+            .with_encryption(encryption)?;
         let root = format.root(Cr3::read_raw().0.start_address().as_u64())?;
         Ok((format, root))
     }

@@ -1,14 +1,15 @@
 //! x86-64 paging with 4 and 5 levels.
 //!
 //! Source: Intel SDM volume 3, section 5.5 "4-Level Paging and 5-Level Paging" (tables 5-12 to
-//! 5-20) and section 5.9.2 for the PAT; AMD APM volume 2, section 5.3, and section 7.10 for the
-//! encryption bit. "Reserved" below is what both call reserved.
+//! 5-20), section 5.6.2 for protection keys, 5.9.2 for the PAT, and volume 1, section 17.2.2 for
+//! shadow stacks; Intel's "Memory Encryption Technologies Specification", section 3.2; AMD APM volume 2,
+//! section 5.3, and section 7.10 for the encryption bit. "Reserved" below is what both call reserved.
 //!
-//! Ignored on purpose: bits 11:9 and 58:52, which software owns, in every entry; bits 62:59, which
-//! are protection keys where the CPU has them and software's otherwise. In entries that point to a
-//! table also bits 6 and 8, which mean nothing there; bits 5:3 (accessed, and the memory type
-//! of the table itself) and the encryption bit, for which [`Table`] has no place. Bit 12 is an
-//! address bit there.
+//! Ignored on purpose: bits 11:9 and 58:52, which software owns, in every entry; bits 62:59 where
+//! protection keys are not in use, because they are software's then. In entries that point to a
+//! table also bits 62:59 always, bits 6 and 8, which mean nothing there; bits 5:3 (accessed, and the
+//! memory type of the table itself) and the encryption bits, for which [`Table`] has no place. Bit 12
+//! is an address bit there.
 
 use super::{EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table};
 use crate::addr::{AddrRange, PageShift, PhysAddr};
@@ -27,12 +28,17 @@ const LARGE: u64 = 1 << 7;
 const PAT_SMALL: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 const PAT_LARGE: u64 = 1 << 12;
+/// Protection key, bits 62:59.
+const KEY_SHIFT: u8 = 59;
+const MAX_KEY: u8 = 15;
 const NO_EXECUTE: u64 = 1 << 63;
 /// Bits 51:12, before the physical width is applied.
 const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
 /// The narrowest and the widest physical address, in bits.
 const MIN_PHYS_BITS: u8 = 32;
 const MAX_PHYS_BITS: u8 = 52;
+/// Intel's KeyID has at most so many bits.
+const MAX_KEY_ID_BITS: u32 = 15;
 /// CR3 below the table address: PCID, or PWT and PCD.
 const CR3_LOW: u64 = 0xfff;
 /// CR3 bit 63 asks for no TLB flush on a write; bits 62:61 are linear-address-masking modes.
@@ -48,13 +54,15 @@ pub struct X86_64 {
     phys_bits: u8,
     no_execute: bool,
     gib_pages: bool,
+    protection_keys: bool,
+    shadow_stacks: bool,
     encryption: u64,
 }
 
 impl X86_64 {
     /// The format with `levels` (4, or 5 where CR4.LA57 is set) and physical addresses of
-    /// `phys_bits` (CPUID 8000_0008h, 32 to 52), with no-execute and 1 GiB pages in use and no
-    /// encryption bit.
+    /// `phys_bits` (CPUID 8000_0008h, 32 to 52), with no-execute and 1 GiB pages in use, without
+    /// protection keys, shadow stacks and encryption bits.
     ///
     /// # Errors
     /// [`FormatError::Levels`], [`FormatError::PhysBits`].
@@ -65,7 +73,15 @@ impl X86_64 {
         if phys_bits < MIN_PHYS_BITS || phys_bits > MAX_PHYS_BITS {
             return Err(FormatError::PhysBits { bits: phys_bits });
         }
-        Ok(Self { levels, phys_bits, no_execute: true, gib_pages: true, encryption: 0 })
+        Ok(Self {
+            levels,
+            phys_bits,
+            no_execute: true,
+            gib_pages: true,
+            protection_keys: false,
+            shadow_stacks: false,
+            encryption: 0,
+        })
     }
 
     /// Whether EFER.NXE is set; without it bit 63 is reserved.
@@ -82,16 +98,37 @@ impl X86_64 {
         self
     }
 
-    /// The bit that marks encrypted memory (AMD's C-bit), or 0 for none. It is no part of
-    /// the address: a leaf with it set has [`LeafFlags::ENCRYPTED`]. Entries that point to tables
-    /// may have it or not, and are encoded without it.
+    /// Whether CR4.PKE (or CR4.PKS for privileged pages) is set: a leaf's bits 62:59 are its
+    /// [`Leaf::key`] then. What the key allows stands in a register of each thread, not here.
+    #[must_use]
+    pub const fn with_protection_keys(mut self, on: bool) -> Self {
+        self.protection_keys = on;
+        self
+    }
+
+    /// Whether CR4.CET is set: a leaf that is dirty and cannot be written belongs to a shadow stack
+    /// then, [`LeafFlags::SHADOW_STACK`].
+    #[must_use]
+    pub const fn with_shadow_stacks(mut self, on: bool) -> Self {
+        self.shadow_stacks = on;
+        self
+    }
+
+    /// The address bits that name an encryption key, or 0 for none: AMD's C-bit (CPUID 8000_001Fh
+    /// EBX), or Intel's KeyID bits at the top of the physical width (MSR 982h). They are no part of
+    /// the address but [`Leaf::encryption`]. Entries that point to tables may have them or not, and
+    /// are encoded without them.
     ///
     /// # Errors
-    /// [`FormatError::EncryptionMask`] if `mask` is not zero and not one bit of 51:32: a lower one
-    /// would fall on the PAT bit or inside the page offset of a large leaf.
+    /// [`FormatError::EncryptionMask`] if `mask` is not 0 and not one field of at most 15
+    /// neighbouring bits within 51:32: lower ones would fall on the PAT bit or inside the page offset
+    /// of a large leaf, and more are no KeyID.
     pub const fn with_encryption(mut self, mask: u64) -> Result<Self, FormatError> {
         let high = ADDRESS >> MIN_PHYS_BITS << MIN_PHYS_BITS;
-        if mask != 0 && (mask & high != mask || !mask.is_power_of_two()) {
+        let ones = mask.count_ones();
+        // A field as long as its first run of ones.
+        let one_field = mask == 0 || (mask >> mask.trailing_zeros()).trailing_ones() == ones;
+        if mask & !high != 0 || !one_field || ones > MAX_KEY_ID_BITS {
             return Err(FormatError::EncryptionMask { mask });
         }
         self.encryption = mask;
@@ -119,6 +156,15 @@ impl X86_64 {
     const fn reserved(&self) -> u64 {
         let high = ADDRESS & !self.address_mask() & !self.encryption;
         if self.no_execute { high } else { high | NO_EXECUTE }
+    }
+
+    /// The encryption key that an entry names.
+    #[expect(clippy::cast_possible_truncation, reason = "the field has at most 15 bits")]
+    const fn encryption_in(&self, raw: u64) -> u16 {
+        match (raw & self.encryption).checked_shr(self.encryption.trailing_zeros()) {
+            Some(key) => key as u16,
+            None => 0,
+        }
     }
 
     const fn may_be_leaf(&self, shift: PageShift) -> bool {
@@ -194,7 +240,8 @@ impl PageFormat for X86_64 {
         flags.set(LeafFlags::ACCESSED, raw & ACCESSED != 0);
         flags.set(LeafFlags::DIRTY, raw & DIRTY != 0);
         flags.set(LeafFlags::GLOBAL, raw & GLOBAL != 0);
-        flags.set(LeafFlags::ENCRYPTED, raw & self.encryption != 0);
+        let shadow_stack = self.shadow_stacks && raw & (WRITE | DIRTY) == DIRTY;
+        flags.set(LeafFlags::SHADOW_STACK, shadow_stack);
         let memory = u8::from(raw & WRITE_THROUGH != 0)
             | u8::from(raw & CACHE_DISABLE != 0) << 1
             | u8::from(raw & pat != 0) << 2;
@@ -204,7 +251,8 @@ impl PageFormat for X86_64 {
             rights: rights_of(raw),
             flags,
             memory,
-            key: 0,
+            key: if self.protection_keys { (raw >> KEY_SHIFT) as u8 & MAX_KEY } else { 0 },
+            encryption: self.encryption_in(raw),
         })
     }
 
@@ -223,24 +271,12 @@ impl PageFormat for X86_64 {
                 if leaf.shift != at.shift || !self.may_be_leaf(leaf.shift) {
                     return Err(EncodeError::Size { shift: leaf.shift });
                 }
-                let small = leaf.shift.raw() == 12;
-                let mut raw = self.encode_rights(leaf.rights)?
+                let raw = self.encode_rights(leaf.rights)?
                     | self.encode_addr(leaf.addr, leaf.shift)?
-                    | if small { 0 } else { LARGE };
-                let pat = if small { PAT_SMALL } else { PAT_LARGE };
-                for (set, bit) in [
-                    (leaf.flags.contains(LeafFlags::ACCESSED), ACCESSED),
-                    (leaf.flags.contains(LeafFlags::DIRTY), DIRTY),
-                    (leaf.flags.contains(LeafFlags::GLOBAL), GLOBAL),
-                    (leaf.flags.contains(LeafFlags::ENCRYPTED), self.encryption),
-                    (leaf.memory & 1 != 0, WRITE_THROUGH),
-                    (leaf.memory & 2 != 0, CACHE_DISABLE),
-                    (leaf.memory & 4 != 0, pat),
-                ] {
-                    raw |= if set { bit } else { 0 };
-                }
-                let known = self.flags().contains(leaf.flags);
-                if leaf.memory > 7 || leaf.key != 0 || !known {
+                    | self.encode_attributes(&leaf)?;
+                // A shadow stack is told by what its other bits say.
+                let stack = self.shadow_stacks && raw & (WRITE | DIRTY) == DIRTY;
+                if stack != leaf.flags.contains(LeafFlags::SHADOW_STACK) {
                     return Err(EncodeError::Attributes);
                 }
                 Ok(raw)
@@ -273,7 +309,7 @@ impl Geometry for X86_64 {
 
     fn flags(&self) -> LeafFlags {
         let marks = LeafFlags::ACCESSED | LeafFlags::DIRTY | LeafFlags::GLOBAL;
-        if self.encryption == 0 { marks } else { marks | LeafFlags::ENCRYPTED }
+        if self.shadow_stacks { marks | LeafFlags::SHADOW_STACK } else { marks }
     }
 }
 
@@ -290,6 +326,30 @@ impl X86_64 {
         raw |= if rights.contains(Rights::USER) { USER } else { 0 };
         raw |= if execute { 0 } else { NO_EXECUTE };
         Ok(raw)
+    }
+
+    /// What is neither rights nor address.
+    fn encode_attributes(&self, leaf: &Leaf) -> Result<u64, EncodeError> {
+        let most_key = if self.protection_keys { MAX_KEY } else { 0 };
+        let most_encryption = self.encryption_in(u64::MAX);
+        let known = self.flags().contains(leaf.flags);
+        if !known || leaf.memory > 7 || leaf.key > most_key || leaf.encryption > most_encryption {
+            return Err(EncodeError::Attributes);
+        }
+        let small = leaf.shift.raw() == 12;
+        let mut raw = if small { 0 } else { LARGE };
+        for (set, bit) in [
+            (leaf.flags.contains(LeafFlags::ACCESSED), ACCESSED),
+            (leaf.flags.contains(LeafFlags::DIRTY), DIRTY),
+            (leaf.flags.contains(LeafFlags::GLOBAL), GLOBAL),
+            (leaf.memory & 1 != 0, WRITE_THROUGH),
+            (leaf.memory & 2 != 0, CACHE_DISABLE),
+            (leaf.memory & 4 != 0, if small { PAT_SMALL } else { PAT_LARGE }),
+        ] {
+            raw |= if set { bit } else { 0 };
+        }
+        let encryption = u64::from(leaf.encryption).checked_shl(self.encryption.trailing_zeros());
+        Ok(raw | u64::from(leaf.key) << KEY_SHIFT | encryption.unwrap_or(0))
     }
 
     fn encode_addr(&self, addr: PhysAddr, shift: PageShift) -> Result<u64, EncodeError> {

@@ -253,7 +253,7 @@ impl<'m, F: TableFormat> State<'m, F> {
             self.rmap.entry(folio.head()).or_default().insert((id.0, va));
         }
         let addr = pfn.addr(self.base()).expect("memory has addresses");
-        let leaf = Leaf { addr, shift: table.shift, rights, flags, memory: 0, key: 0 };
+        let leaf = Leaf { flags, ..Leaf::new(addr, table.shift, rights) };
         self.tables.store(table, at, Entry::Leaf(leaf));
     }
 
@@ -313,8 +313,7 @@ impl<'m, F: TableFormat> State<'m, F> {
     fn poison(&self, table: &Table) {
         let addr = table.base.align_down(table.shift);
         let rights = Rights::READ | Rights::WRITE | Rights::USER;
-        let leaf =
-            Leaf { addr, shift: table.shift, rights, flags: LeafFlags::empty(), memory: 0, key: 0 };
+        let leaf = Leaf::new(addr, table.shift, rights);
         let format = self.tables.format();
         let entry = match format.encode(table, Entry::Leaf(leaf)) {
             Ok(_) => Entry::Leaf(leaf),

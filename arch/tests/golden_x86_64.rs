@@ -4,8 +4,8 @@
 //! was put together from the bit positions in the table named beside it, not by `encode`.
 
 use pinfold_arch::{
-    Entry, FormatError, Leaf, LeafFlags, PageFormat, PageShift, PhysAddr, Rights, Table, VirtAddr,
-    X86_64,
+    EncodeError, Entry, FormatError, Leaf, LeafFlags, PageFormat, PageShift, PhysAddr, Rights,
+    Table, VirtAddr, X86_64,
 };
 
 const PML5: u8 = 48;
@@ -42,7 +42,13 @@ fn table(base: u64, level: u8, rights: Rights) -> Entry {
 }
 
 fn leaf(addr: u64, level: u8, rights: Rights, flags: LeafFlags, memory: u8) -> Entry {
-    Entry::Leaf(Leaf { addr: PhysAddr::new(addr), shift: shift(level), rights, flags, memory })
+    Entry::Leaf(Leaf { flags, memory, ..Leaf::new(PhysAddr::new(addr), shift(level), rights) })
+}
+
+/// The same page under a protection key and an encryption key.
+fn with_keys(entry: Entry, key: u8, encryption: u16) -> Entry {
+    let Entry::Leaf(leaf) = entry else { panic!("{entry:?}") };
+    Entry::Leaf(Leaf { key, encryption, ..leaf })
 }
 
 #[track_caller]
@@ -202,7 +208,7 @@ fn whatever_is_not_present_is_absent() {
 }
 
 #[test]
-fn software_bits_and_protection_keys_are_ignored() {
+fn software_bits_and_protection_keys_that_are_off_are_ignored() {
     // SDM table 5-20: bits 11:9 and 58:52, protection key 15 in 62:59. The same in 5-18, 5-16.
     let f = x86(4, 46);
     decodes(f, PT, 0x7ff0_0000_1234_5e67, leaf(0x1234_5000, PT, RWX | USER, AD, 0));
@@ -211,15 +217,54 @@ fn software_bits_and_protection_keys_are_ignored() {
 }
 
 #[test]
+fn protection_keys_are_passed_through() {
+    // SDM 5.6.2: bits 62:59 of the leaf, whatever its size; of no entry above it.
+    let f = x86(4, 46).with_protection_keys(true);
+    let page = leaf(0x1234_5000, PT, RWX | USER, AD, 0);
+    both(f, PT, 0x7800_0000_1234_5067, with_keys(page, 15, 0));
+    both(f, PT, 0x0800_0000_1234_5067, with_keys(page, 1, 0));
+    both(f, PD, 0xa800_0000_0020_00e7, with_keys(leaf(0x20_0000, PD, RW | USER, AD, 0), 5, 0));
+    let large = leaf(0x4000_0000, PDPT, RW | USER, AD, 0);
+    both(f, PDPT, 0xc000_0000_4000_00e7, with_keys(large, 8, 0));
+    decodes(f, PD, 0x7800_0000_0020_3005, table(0x20_3000, PT, RX | USER));
+    // No bit is left for a sixteenth one, and none at all where keys are off.
+    for (format, key) in [(f, 16), (x86(4, 46), 1)] {
+        let said = format.encode(&at(PT), with_keys(page, key, 0));
+        assert_eq!(said, Err(EncodeError::Attributes));
+    }
+}
+
+#[test]
+fn a_shadow_stack_is_dirty_and_cannot_be_written() {
+    // SDM volume 1, 17.2.2: R/W clear and D set in the leaf.
+    let f = x86(4, 46).with_shadow_stacks(true);
+    let stack = AD | LeafFlags::SHADOW_STACK;
+    both(f, PT, 0x8000_0000_1234_5065, leaf(0x1234_5000, PT, R | USER, stack, 0));
+    both(f, PD, 0x8000_0000_0020_00e5, leaf(0x20_0000, PD, R | USER, stack, 0));
+    both(f, PT, 0x8000_0000_1234_5067, leaf(0x1234_5000, PT, RW | USER, AD, 0));
+    both(f, PT, 0x8000_0000_1234_5025, leaf(0x1234_5000, PT, R | USER, A, 0));
+    // Without CET it is a page like any other.
+    both(x86(4, 46), PT, 0x8000_0000_1234_5065, leaf(0x1234_5000, PT, R | USER, AD, 0));
+    // What would be read back as something else has no encoding.
+    for (format, rights, flags) in
+        [(f, R, AD), (f, RW, stack), (f, R, A | LeafFlags::SHADOW_STACK), (x86(4, 46), R, stack)]
+    {
+        let said = format.encode(&at(PT), leaf(0x1000, PT, rights, flags, 0));
+        assert_eq!(said, Err(EncodeError::Attributes), "{rights:?} {flags:?}");
+    }
+}
+
+#[test]
 fn the_encryption_bit_is_no_address_bit() {
     // APM 7.10: SME takes the C-bit's place out of the address; widths shrink to 43 and 48 bits.
     for (width, c_bit) in [(43, 0x0000_8000_0000_0000), (48, 0x0008_0000_0000_0000)] {
         let f = x86(4, width).with_encryption(c_bit).unwrap();
-        let flags = LeafFlags::ENCRYPTED;
-        both(f, PT, c_bit | 0x1234_5007, leaf(0x1234_5000, PT, RWX | USER, flags, 0));
-        both(f, PT, 0x1234_5007, leaf(0x1234_5000, PT, RWX | USER, NONE, 0));
-        both(f, PD, c_bit | 0x20_0083, leaf(0x20_0000, PD, RWX, flags, 0));
-        both(f, PDPT, c_bit | 0x4000_1083, leaf(0x4000_0000, PDPT, RWX, flags, 4));
+        let small = leaf(0x1234_5000, PT, RWX | USER, NONE, 0);
+        both(f, PT, c_bit | 0x1234_5007, with_keys(small, 0, 1));
+        both(f, PT, 0x1234_5007, small);
+        both(f, PD, c_bit | 0x20_0083, with_keys(leaf(0x20_0000, PD, RWX, NONE, 0), 0, 1));
+        let large = leaf(0x4000_0000, PDPT, RWX, NONE, 4);
+        both(f, PDPT, c_bit | 0x4000_1083, with_keys(large, 0, 1));
         decodes(f, PML4, c_bit | 0x2007, table(0x2000, PDPT, RWX | USER));
         assert_eq!(f.root(c_bit | 0x1000).map(|root| root.base), Ok(PhysAddr::new(0x1000)));
         // Not configured, it is reserved like every bit above the width.
@@ -230,17 +275,38 @@ fn the_encryption_bit_is_no_address_bit() {
     }
     // Inside the width the bit is missing from the address, and its neighbours are not.
     let f = x86(4, 48).with_encryption(0x0000_8000_0000_0000).unwrap();
-    let want = leaf(0x7fff_ffff_f000, PT, RX, LeafFlags::ENCRYPTED, 0);
+    let want = with_keys(leaf(0x7fff_ffff_f000, PT, RX, NONE, 0), 0, 1);
     both(f, PT, 0x0000_ffff_ffff_f001, want);
 }
 
 #[test]
-fn the_encryption_mask_is_one_high_bit() {
+fn key_ids_are_no_address_bits() {
+    // MKTME: six KeyID bits at the top of 46 physical ones, 45:40.
+    let f = x86(4, 46).with_encryption(0x0000_3f00_0000_0000).unwrap();
+    let small = leaf(0xff_1234_5000, PT, RWX | USER, NONE, 0);
+    both(f, PT, 0x0000_00ff_1234_5007, small);
+    both(f, PT, 0x0000_01ff_1234_5007, with_keys(small, 0, 1));
+    both(f, PT, 0x0000_2aff_1234_5007, with_keys(small, 0, 42));
+    both(f, PT, 0x0000_3fff_1234_5007, with_keys(small, 0, 63));
+    decodes(f, PD, 0x0000_2a00_0020_3005, table(0x20_3000, PT, RX | USER));
+    decodes(f, PT, 0x0000_4000_1234_5007, Entry::Malformed);
+    assert_eq!(f.encode(&at(PT), with_keys(small, 0, 64)), Err(EncodeError::Attributes));
+    let beyond = leaf(0x100_0000_0000, PT, RWX, NONE, 0);
+    let addr = PhysAddr::new(0x100_0000_0000);
+    assert_eq!(f.encode(&at(PT), beyond), Err(EncodeError::Address { addr }));
+}
+
+#[test]
+fn the_encryption_mask_is_one_field_of_high_bits() {
     let f = x86(4, 46);
     assert_eq!(f.with_encryption(0), Ok(f));
-    assert!(f.with_encryption(1 << 32).is_ok());
-    // Two bits; the PAT bit; inside a 1 GiB page; above 51; below 12.
-    for mask in [3 << 47, 1 << 12, 1 << 29, 1 << 31, 1 << 52, 1 << 63, 1, 1 << 11] {
+    for mask in [1 << 32, 3 << 47, 0x7fff << 37] {
+        assert!(f.with_encryption(mask).is_ok());
+    }
+    // Two fields; 16 bits; the PAT bit; inside a 1 GiB page; above 51; below 12.
+    for mask in
+        [5 << 47, 0xffff << 36, 1 << 12, 1 << 29, 1 << 31, 1 << 52, 1 << 63, 1, 1 << 11, u64::MAX]
+    {
         assert_eq!(f.with_encryption(mask), Err(FormatError::EncryptionMask { mask }));
     }
 }

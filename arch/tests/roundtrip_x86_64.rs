@@ -20,6 +20,8 @@ struct Config {
     /// Bits of an entry that are an address.
     address: u64,
     encryption: u64,
+    protection_keys: bool,
+    shadow_stacks: bool,
 }
 
 impl Config {
@@ -38,9 +40,16 @@ impl Config {
             && leaf.addr.is_aligned(leaf.shift)
             && leaf.addr.raw() & !self.address == 0
             && self.can_grant(leaf.rights)
-            && leaf.flags.bits() < 16
-            && (self.encryption != 0 || !leaf.flags.contains(LeafFlags::ENCRYPTED))
+            && leaf.flags.difference(LeafFlags::SHADOW_STACK).bits() < 8
+            && leaf.flags.contains(LeafFlags::SHADOW_STACK) == self.is_shadow_stack(leaf)
             && leaf.memory < 8
+            && leaf.key < if self.protection_keys { 16 } else { 1 }
+            && u64::from(leaf.encryption) < 1 << self.encryption.count_ones()
+    }
+
+    fn is_shadow_stack(&self, leaf: &Leaf) -> bool {
+        let written = leaf.flags.contains(LeafFlags::DIRTY);
+        self.shadow_stacks && written && !leaf.rights.contains(Rights::WRITE)
     }
 
     fn can_grant(&self, rights: Rights) -> bool {
@@ -50,15 +59,29 @@ impl Config {
 }
 
 fn config() -> impl Strategy<Value = Config> {
-    (4..=5_u8, 32..=52_u8, any::<bool>(), any::<bool>(), prop::option::of(32..52_u32)).prop_map(
-        |(levels, width, no_execute, gib_pages, encryption)| {
-            let encryption = encryption.map_or(0, |bit| 1 << bit);
+    let encryption = prop_oneof![
+        Just(0),
+        (32..52_u32).prop_map(|bit| 1 << bit),
+        (32..46_u32, 1..=15_u32).prop_map(|(low, bits)| ((1 << bits) - 1) << low & ((1 << 52) - 1)),
+    ];
+    (4..=5_u8, 32..=52_u8, any::<[bool; 4]>(), encryption).prop_map(
+        |(levels, width, [no_execute, gib_pages, protection_keys, shadow_stacks], encryption)| {
             let format = X86_64::new(levels, width).unwrap();
             let format = format.with_no_execute(no_execute).with_gib_pages(gib_pages);
+            let format = format.with_protection_keys(protection_keys);
+            let format = format.with_shadow_stacks(shadow_stacks);
             let format = format.with_encryption(encryption).unwrap();
-            let address = (1 << width) - 0x1000;
-            let address = address & !encryption;
-            Config { format, levels, no_execute, gib_pages, address, encryption }
+            let address = ((1 << width) - 0x1000) & !encryption;
+            Config {
+                format,
+                levels,
+                no_execute,
+                gib_pages,
+                address,
+                encryption,
+                protection_keys,
+                shadow_stacks,
+            }
         },
     )
 }
@@ -97,13 +120,15 @@ fn rights() -> impl Strategy<Value = Rights> {
 }
 
 fn leaf() -> impl Strategy<Value = Leaf> {
-    let flags = prop_oneof![9 => 0..16_u8, 1 => any::<u8>()].prop_map(LeafFlags::from_bits_retain);
+    let flags = prop_oneof![6 => 0..8_u8, 3 => 0..32_u8, 1 => any::<u8>()];
+    let flags = flags.prop_map(LeafFlags::from_bits_retain);
+    let keys = prop_oneof![2 => Just((0, 0)), 1 => (0..=16_u8, 0..=2_u16), 1 => any::<(u8, u16)>()];
     let shift = prop::sample::select(&[12, 21, 30, 30, 39, 13_u8]);
-    (any::<u64>(), 32..=64_u32, 11..=31_u32, shift, rights(), flags, 0..=8_u8).prop_map(
-        |(addr, width, align, shift, rights, flags, memory)| {
+    (any::<u64>(), 32..=64_u32, 11..=31_u32, shift, rights(), flags, 0..=8_u8, keys).prop_map(
+        |(addr, width, align, shift, rights, flags, memory, (key, encryption))| {
             let addr = addr & (u64::MAX >> (64 - width)) & !((1 << align) - 1);
             let shift = PageShift::new(shift).unwrap();
-            Leaf { addr: PhysAddr::new(addr), shift, rights, flags, memory, key: 0 }
+            Leaf { addr: PhysAddr::new(addr), shift, rights, flags, memory, key, encryption }
         },
     )
 }
@@ -157,7 +182,8 @@ proptest! {
                 prop_assert!(c.leaf_sizes().contains(&leaf.shift.raw()));
                 prop_assert_eq!(leaf.addr.raw(), raw & c.address & !leaf.shift.mask());
                 prop_assert_eq!(leaf.rights, rights_in(raw));
-                prop_assert_eq!(encoded, Ok(raw & !SOFTWARE));
+                let keys = if c.protection_keys { 0xf << 59 } else { 0 };
+                prop_assert_eq!(encoded, Ok(raw & (!SOFTWARE | keys)));
             }
         }
     }
@@ -236,7 +262,13 @@ proptest! {
         match (c.format.decode(&at, raw & !volatile), c.format.decode(&at, raw | volatile)) {
             (Entry::Leaf(clean), Entry::Leaf(marked)) => {
                 prop_assert!(!clean.flags.intersects(marks) && marked.flags.contains(marks));
-                prop_assert_eq!(Leaf { flags: clean.flags | marks, ..clean }, marked);
+                // A shadow stack is told by its dirty bit, which hardware does not set by itself there.
+                let flags = marked.flags.difference(LeafFlags::SHADOW_STACK);
+                prop_assert_eq!(marked.flags == flags, !c.is_shadow_stack(&marked));
+                prop_assert_eq!(
+                    Leaf { flags: clean.flags | marks, ..clean },
+                    Leaf { flags, ..marked }
+                );
             }
             (clean, marked) => prop_assert_eq!(clean, marked),
         }
