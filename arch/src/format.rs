@@ -8,6 +8,7 @@
 use crate::addr::{AddrRange, PageShift, PhysAddr, VirtAddr};
 use crate::rights::Rights;
 
+pub mod s390x;
 pub mod x86_64;
 
 pub mod any;
@@ -196,6 +197,12 @@ pub enum FormatError {
     EncryptionMask {
         /// As given.
         mask: u64,
+    },
+    /// The address space is not translated by tables: addresses in it are real.
+    #[error("the address space designated by {asce:#x} is real, not translated")]
+    RealSpace {
+        /// As given.
+        asce: u64,
     },
     /// The root register has reserved bits set.
     #[error("root register {raw:#x} has reserved bits set")]

@@ -22,7 +22,7 @@ extern crate std;
 
 pub use pinfold_arch::{
     Access, AddrRange, AnyFormat, Order, PageCount, PageFormat, PageShift, Pfn, PhysAddr, Rights,
-    Table, VirtAddr, X86_64,
+    S390x, Table, VirtAddr, X86_64,
 };
 
 pub mod error;
