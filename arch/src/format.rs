@@ -8,6 +8,7 @@
 use crate::addr::{AddrRange, PageShift, PhysAddr, VirtAddr};
 use crate::rights::Rights;
 
+pub mod power_radix;
 pub mod s390x;
 pub mod x86_64;
 
@@ -197,6 +198,26 @@ pub enum FormatError {
     EncryptionMask {
         /// As given.
         mask: u64,
+    },
+    /// The base page size is not one that the format has.
+    #[error("base pages of size {shift:?} are not supported")]
+    BasePage {
+        /// As given.
+        shift: PageShift,
+    },
+    /// The top table has a size that does not exist, or that does not fit its address space.
+    #[error("a top table of {bits} bits does not fit an address space of {space} bits")]
+    RootSize {
+        /// Address bits that index it, as given.
+        bits: u8,
+        /// Address bits that are translated, as given.
+        space: u8,
+    },
+    /// The root names a hash table, or none: there is no tree.
+    #[error("root {raw:#x} names no radix tree")]
+    NotRadix {
+        /// As given.
+        raw: u64,
     },
     /// The address space is not translated by tables: addresses in it are real.
     #[error("the address space designated by {asce:#x} is real, not translated")]

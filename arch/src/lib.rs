@@ -11,6 +11,7 @@
 //! |---|---|---|---|
 //! | [`X86_64`] | `format/x86_64.rs` | 4, 5 | 4 KiB, 2 MiB, 1 GiB |
 //! | [`S390x`] | `format/s390x.rs` | 2 to 5 | 4 KiB, 1 MiB, 2 GiB |
+//! | [`PowerRadix`] | `format/power_radix.rs` | as the entries say, 6 at most | 4 KiB, 64 KiB, 2 MiB, 1 GiB |
 //!
 //! ```
 //! use pinfold_arch::{Entry, PageFormat, PhysAddr, X86_64};
@@ -45,6 +46,7 @@ pub mod cpu;
 
 pub use addr::{AddrRange, Order, PageCount, PageShift, Pfn, PhysAddr, VirtAddr};
 pub use format::any::AnyFormat;
+pub use format::power_radix::PowerRadix;
 pub use format::s390x::S390x;
 pub use format::x86_64::X86_64;
 pub use format::{EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table};

@@ -26,7 +26,8 @@ pub enum WalkError {
         /// Where the table should be.
         table: PhysAddr,
     },
-    /// An entry has reserved bits set, or points to a table that is not smaller.
+    /// An entry has reserved bits set, or points to a table that is not smaller or that lies deeper
+    /// than [`MAX_LEVELS`](pinfold_arch::format::MAX_LEVELS).
     #[error("entry {raw:#x} on the way to {at} is malformed")]
     Malformed {
         /// The address that was looked for.

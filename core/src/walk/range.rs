@@ -425,7 +425,9 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
                         rights: level.rights & leaf.rights,
                     }));
                 }
-                Entry::Table(next, rights) if next.shift < level.table.shift => {
+                Entry::Table(next, rights)
+                    if next.shift < level.table.shift && !self.levels.is_full() =>
+                {
                     self.descend(next, level.rights & rights, Some((level.view, at, raw)))?;
                 }
                 Entry::Table(..) | Entry::Malformed => {
