@@ -18,8 +18,10 @@ pub mod rounds;
 
 pub mod floor;
 pub mod scene;
+pub mod tables;
 
 pub mod queries;
 
 pub mod peers;
 pub mod regions;
+pub mod walkers;

@@ -4,32 +4,28 @@
 use pinfold::folio::{FolioFlags, FolioInfo, FolioKind};
 use pinfold::host::{
     LeakFrames, Mapping, MappingKind, Mappings, NeverFreed, NoAccount, NoFault, NoMigrate, Parts,
-    PhysMem, SpaceId, SpinWait, TableView, Wait,
+    SpaceId, SpinWait, Wait,
 };
 use pinfold::sync::{Ordering, Word};
 use pinfold::{
     AccountId, AddrRange, AddressSpace, Dirtied, Engine, FrameTable, HolderId, Order, PageCount,
-    PageFormat, PageShift, Pfn, PhysAddr, PinFlags, PinRequest, PinTable, Pinned, Rights, Table,
-    VirtAddr, X86_64,
+    PageShift, Pfn, PhysAddr, PinFlags, PinRequest, PinTable, Pinned, VirtAddr, X86_64,
 };
+use pinfold_arch::Access;
 use pinfold_arch::addr::index;
-use pinfold_arch::{Access, Entry, Leaf, LeafFlags};
 
 use crate::allocator;
 use crate::memory::Flat;
 use crate::random::Random;
+use crate::tables::{FlatTables, PageTables};
 
 /// The base page.
 pub const BASE: PageShift = PageShift::SIZE_4K;
 /// Where the memory is mapped: where a table of the two lowest levels starts, inside the first
 /// table of the level above.
 const START: VirtAddr = VirtAddr::new(0x10_0000_0000);
-/// Where the page tables lie.
-const TABLES: PhysAddr = PhysAddr::new(0x10_0000);
 /// Where the memory lies.
 pub const FRAMES: PhysAddr = PhysAddr::new(1 << 40);
-/// Entries of a page table.
-const ENTRIES: usize = 512;
 
 /// What a [`Scene`] looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,28 +90,24 @@ pub fn allocator_calls(layout: Layout) -> u64 {
 #[derive(Debug)]
 pub struct Scene {
     layout: Layout,
-    tables: Flat,
+    tables: PageTables<X86_64>,
     frames: Flat,
     pins: Flat,
     space: AddressSpace<X86_64>,
 }
 
+/// Numbers of the folios, in order of address.
+fn folio_order(layout: &Layout) -> Vec<u64> {
+    let mut folios: Vec<u64> = (0..layout.folios()).collect();
+    if layout.shuffled {
+        Random::new().shuffle(&mut folios);
+    }
+    folios
+}
+
 /// The host of a scene: page tables in flat memory, one private mapping, ready-made parts.
 pub type SceneHost<'m, W = SpinWait> =
     Parts<FlatTables<'m>, OneMapping, NeverFreed, NoFault, NoMigrate, LeakFrames, NoAccount, W>;
-
-/// Page tables from `TABLES` on.
-#[derive(Clone, Copy, Debug)]
-pub struct FlatTables<'m> {
-    words: &'m [Word],
-}
-
-impl PhysMem for FlatTables<'_> {
-    fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
-        let first = index(base.raw().checked_sub(TABLES.raw())? / 8);
-        Some(TableView::from_words(self.words.get(first..first.checked_add(entries)?)?))
-    }
-}
 
 /// Anonymous memory of one process.
 #[derive(Clone, Copy, Debug)]
@@ -142,31 +134,20 @@ impl Scene {
     #[must_use]
     pub fn new(layout: Layout) -> Self {
         let format = X86_64::new(4, 46).expect("four levels");
-        let root = format.root(TABLES.raw()).expect("a root below 46 bits");
         let frames = Flat::new(index(layout.pages) * 2);
         let range = AddrRange::new(START, PageCount::new(layout.pages), BASE).expect("a range");
         let pins = Flat::new(PinTable::words_for(&range, layout.page).expect("a size"));
-        // One table of each level above, and all of the two lowest: as many as there can be.
-        let smallest = if layout.mapped == BASE { layout.pages } else { 0 };
-        let tables = Flat::new(
-            (2 + layout.pages.div_ceil(1 << 18) as usize) * ENTRIES
-                + smallest.next_multiple_of(ENTRIES as u64) as usize,
-        );
-        let space = AddressSpace::new(SpaceId(1), format, root);
+        let folios = folio_order(&layout);
+        let per_folio = layout.page.pages(layout.mapped).raw();
+        let tables = PageTables::new(format, &range, layout.mapped, |page| {
+            let folio = folios[index(page / per_folio)] << layout.page.raw();
+            PhysAddr::new(FRAMES.raw() + folio + ((page % per_folio) << layout.mapped.raw()))
+        });
+        let space = AddressSpace::new(SpaceId(1), format, tables.root());
         PinTable::new(pins.words()).expect("room for a header");
         let scene = Self { layout, tables, frames, pins, space };
-        let folios = scene.folio_order();
         scene.make_folios();
-        scene.map(format, root, &folios);
         scene
-    }
-
-    fn folio_order(&self) -> Vec<u64> {
-        let mut folios: Vec<u64> = (0..self.layout.folios()).collect();
-        if self.layout.shuffled {
-            Random::new().shuffle(&mut folios);
-        }
-        folios
     }
 
     fn make_folios(&self) {
@@ -182,54 +163,10 @@ impl Scene {
         }
     }
 
-    /// Lays the tables out level by level, root first, and each level in order of address: so the
-    /// entries that map memory are one flat array, which the floor reads too.
-    fn map(&self, format: X86_64, root: Table, folios: &[u64]) {
-        let per_folio = self.layout.page.pages(self.layout.mapped).raw();
-        let mut level = vec![root];
-        let mut next_free = 1;
-        loop {
-            let shift = level[0].shift;
-            let entries = (self.layout.pages << BASE.raw()).div_ceil(shift.bytes());
-            let mut below = Vec::new();
-            for at in 0..entries {
-                let va = VirtAddr::new(START.raw() + (at << shift.raw()));
-                let table = &level[index(at) / ENTRIES];
-                let entry = if shift == self.layout.mapped {
-                    let (folio, inside) = (at / per_folio, at % per_folio);
-                    let folio = folios[index(folio)] << self.layout.page.raw();
-                    leaf(PhysAddr::new(FRAMES.raw() + folio + (inside << shift.raw())), shift)
-                } else {
-                    let base = TABLES.raw() + next_free * 4096;
-                    next_free += 1;
-                    let next = PageShift::new(shift.raw() - 9).expect("a lower level");
-                    let next = Table { base: PhysAddr::new(base), shift: next, ..root };
-                    below.push(next);
-                    Entry::Table(next, Rights::READ | Rights::WRITE | Rights::USER)
-                };
-                let raw = format.encode(table, entry).expect("an entry of the format");
-                let word =
-                    index((table.base.raw() - TABLES.raw()) / 8 + u64::from(table.index(va)));
-                self.tables.words()[word].store(raw, Ordering::Relaxed);
-            }
-            if shift == self.layout.mapped {
-                return;
-            }
-            level = below;
-        }
-    }
-
     /// The entries that map memory, in order of address.
     #[must_use]
     pub fn leaves(&self) -> &[Word] {
-        let gibs = index(self.layout.pages.div_ceil(1 << 18));
-        let first = match self.layout.mapped {
-            BASE => (2 + gibs) * ENTRIES,
-            PageShift::SIZE_2M => 2 * ENTRIES,
-            // In the middle of the second table.
-            _ => ENTRIES + index(START.raw() >> PageShift::SIZE_1G.raw()),
-        };
-        &self.tables.words()[first..][..index(self.layout.entries())]
+        self.tables.leaves()
     }
 
     /// The frames.
@@ -243,7 +180,7 @@ impl Scene {
 
     /// The host of the engine, with a waiting part of one's own.
     pub fn host<W: Wait>(&self, wait: W) -> SceneHost<'_, W> {
-        let memory = FlatTables { words: self.tables.words() };
+        let memory = self.tables.memory();
         let Parts { mappings, guard, fault, migrate, reclaim, account, trace, .. } =
             Parts::new(memory, OneMapping(self.range()));
         Parts { memory, mappings, guard, fault, migrate, reclaim, account, wait, trace }
@@ -338,10 +275,4 @@ impl Scene {
             assert_eq!(u64::from(counts.references()), pins + 1);
         }
     }
-}
-
-fn leaf(addr: PhysAddr, shift: PageShift) -> Entry {
-    let rights = Rights::READ | Rights::WRITE | Rights::USER;
-    let flags = LeafFlags::ACCESSED | LeafFlags::DIRTY;
-    Entry::Leaf(Leaf { flags, ..Leaf::new(addr, shift, rights) })
 }

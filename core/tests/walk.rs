@@ -90,15 +90,19 @@ fn walk<F: PageFormat>(
     let mut walk = RangeWalk::new(format, root, memory, range)?;
     let mut extents = Vec::new();
     while let Some(extent) = walk.next_extent()? {
-        extents.push(match extent {
-            Extent::Hole { va, pages } => (va.raw(), None, pages.raw()),
-            Extent::Leaf(run) => {
-                assert!(run.unchanged(PageCount::ZERO, run.pages, BASE));
-                (run.va.raw(), Some(run.pfn.raw()), run.pages.raw())
-            }
-        });
+        extents.push(outline(&extent));
     }
     Ok(extents)
+}
+
+fn outline(extent: &Extent<'_>) -> (u64, Option<u64>, u64) {
+    match extent {
+        Extent::Hole { va, pages } => (va.raw(), None, pages.raw()),
+        Extent::Leaf(run) => {
+            assert!(run.unchanged(PageCount::ZERO, run.pages, BASE));
+            (run.va.raw(), Some(run.pfn.raw()), run.pages.raw())
+        }
+    }
 }
 
 /// A root at 0x1000 with one path down to a page table at 0x4000.
@@ -140,6 +144,36 @@ fn neighbours_come_as_one_run_and_every_entry_is_decoded_once() {
     );
     // 511 of the page table, 3 above it, and 2 large leaves.
     assert_eq!(decoded.get(), 511 + 3 + 2);
+}
+
+/// More runs than are read together, holes among them, and an end that is an error.
+#[test]
+fn all_shown_at_once_is_what_comes_one_by_one() {
+    let mut memory = one_table();
+    for i in (0..512u64).filter(|i| i % 50 > 3) {
+        // Runs of one, two and three pages.
+        memory.set(0x4000, i as usize, (0x10_0000 + (i + i / 3 + i / 5) * 0x1000) | LEAF);
+    }
+    memory.set(0x3000, 1, 0x40_0000 | LARGE);
+    memory.set(0x3000, 3, 0x60_1000 | LARGE | 1 << 13);
+    let root = format().root(0x1000).unwrap();
+    for (start, pages, ends) in [(0x1000, 511 + 512 + 7, true), (0, 4 * 512, false)] {
+        let mut shown = Vec::new();
+        let all = RangeWalk::new(format(), root, &memory, range(start, pages)).unwrap();
+        let end = all.for_each(|extent| shown.push(outline(&extent)));
+        assert_eq!(end.is_ok(), ends);
+        let mut one_by_one = RangeWalk::new(format(), root, &memory, range(start, pages)).unwrap();
+        let mut came = Vec::new();
+        let last = loop {
+            match one_by_one.next_extent() {
+                Ok(Some(extent)) => came.push(outline(&extent)),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        assert_eq!((&shown, end), (&came, last));
+        assert!(shown.len() > 200);
+    }
 }
 
 #[test]
