@@ -482,7 +482,10 @@ impl<'m, F: PageFormat, M: PhysMem> RangeWalk<'m, F, M> {
     /// The last entry of a table that may be taken together with the one at `at`.
     #[inline]
     fn last_allowed(&self, level: &Level<'m>, at: u16) -> Option<u16> {
-        let last = level.table.last.min(at | self.cut).max(at);
+        // Outside the table nothing is there, up to where the index begins again.
+        let table = level.table;
+        let end = if table.has(at) { table.last } else { table.index(VirtAddr::new(u64::MAX)) };
+        let last = end.min(at | self.cut).max(at);
         (u64::from(last - at) < self.most).then_some(last)
     }
 
