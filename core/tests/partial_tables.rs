@@ -177,7 +177,7 @@ fn slowly(asce: u64, memory: &Memory, range: AddrRange) -> Option<Vec<(Option<u6
             match format.decode(&at, u64::from_be(raw.load(pinfold::sync::Ordering::Relaxed))) {
                 Entry::Table(next, allowed) => (at, rights) = (next, rights & allowed),
                 Entry::Leaf(leaf) => {
-                    let frame = leaf.addr.raw() + va.offset(leaf.shift) >> 12;
+                    let frame = (leaf.addr.raw() + va.offset(leaf.shift)) >> 12;
                     return Some((Some(frame), (rights & leaf.rights).contains(Rights::WRITE)));
                 }
                 Entry::Absent => return Some((None, false)),
@@ -195,7 +195,7 @@ fn entry(kind: u64, next: u64) -> impl Strategy<Value = u64> {
     let table = (0..3_u64, low).prop_map(move |(table, (parts, protected))| {
         let parts = (parts >> 2) << 6 | parts & 3;
         let parts = if kind == 0 { 0 } else { parts };
-        next + table * 0x4000 | kind | parts | if protected { 0x200 } else { 0 }
+        (next + table * 0x4000) | kind | parts | if protected { 0x200 } else { 0 }
     });
     let size = if kind == 0 { 20 } else { 31 };
     let frame = (0..4_u64, any::<bool>())

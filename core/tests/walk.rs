@@ -7,8 +7,10 @@ use pinfold::host::{PhysMem, SpaceId, TableView};
 use pinfold::sync::Word;
 use pinfold::walk::{Extent, RangeWalk, WalkError, translate};
 use pinfold::{
-    AddrRange, AddressSpace, PageCount, PageFormat, PageShift, PhysAddr, Table, VirtAddr, X86_64,
+    AddrRange, AddressSpace, PageCount, PageFormat, PageShift, PhysAddr, S390x, Table, VirtAddr,
+    X86_64,
 };
+use pinfold_arch::format::s390x::Facilities;
 use pinfold_arch::{EncodeError, Entry, Leaf, LeafFlags, Rights};
 use pinfold_sim::TableFormat;
 use proptest::prelude::*;
@@ -17,6 +19,8 @@ const BASE: PageShift = PageShift::SIZE_4K;
 const LEAF: u64 = 0x8000_0000_0000_0067;
 const LARGE: u64 = 0x8000_0000_0000_00e7;
 const TABLE: u64 = 0x67;
+/// Entries of the largest table that a format has.
+const LARGEST: usize = 1 << 13;
 
 /// Tables by frame; everything else is outside memory.
 #[derive(Default)]
@@ -29,7 +33,8 @@ impl Memory {
     }
 
     fn set_word(&mut self, table: u64, index: usize, raw: u64) {
-        let words = self.0.entry(table).or_insert_with(|| (0..512).map(|_| Word::new(0)).collect());
+        let words =
+            self.0.entry(table).or_insert_with(|| (0..LARGEST).map(|_| Word::new(0)).collect());
         words[index] = Word::new(raw);
     }
 }
@@ -232,6 +237,9 @@ fn every_leaf_is_a_leaf<F: TableFormat>(format: F, sizes: &[u8]) {
 fn a_leaf_is_a_leaf_on_every_level() {
     for levels in [4, 5] {
         every_leaf_is_a_leaf(X86_64::new(levels, 46).unwrap(), &[30, 21, 12]);
+    }
+    for (levels, sizes) in [(5, &[31, 20, 12][..]), (2, &[20, 12])] {
+        every_leaf_is_a_leaf(S390x::new(levels, Facilities::all()).unwrap(), sizes);
     }
 }
 
