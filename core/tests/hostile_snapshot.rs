@@ -6,8 +6,9 @@ use pinfold::{
     Access, AddrRange, Dirtied, Engine, PageCount, PageShift, PinFlags, PinRequest, PinTable,
     VirtAddr,
 };
+use pinfold_arch::format::s390x::Facilities;
 use pinfold_sim::model::Model;
-use pinfold_sim::snapshot::{FrameClass, FrameRun, Snapshot, Verdict};
+use pinfold_sim::snapshot::{FrameClass, FrameRun, Mmu, Snapshot, Verdict};
 use pinfold_sim::{Machine, Ram, Replica, ReplicaError, verdict};
 use proptest::prelude::*;
 
@@ -162,12 +163,29 @@ fn mutate(snapshot: &mut Snapshot, change: Change) {
             map.flags.push(flags[usize::from(part) % flags.len()].into());
             None
         }),
-        _ => match change.part % 4 {
-            0 => change.how.apply(&mut snapshot.root),
-            1 => narrow(&mut snapshot.levels, change.how),
-            2 => narrow(&mut snapshot.phys_bits, change.how),
-            _ => snapshot.no_execute ^= true,
+        _ => registers(&mut snapshot.mmu, change),
+    }
+}
+
+fn registers(mmu: &mut Mmu, change: Change) {
+    let how = change.how;
+    match mmu {
+        Mmu::X86_64 { cr3, levels, phys_bits, no_execute } => match change.part % 4 {
+            0 => how.apply(cr3),
+            1 => narrow(levels, how),
+            2 => narrow(phys_bits, how),
+            _ => *no_execute ^= true,
         },
+        Mmu::Aarch64 { ttbr0, tcr, pa_bits } => match change.part % 3 {
+            0 => how.apply(ttbr0),
+            1 => how.apply(tcr),
+            _ => narrow(pa_bits, how),
+        },
+        Mmu::S390x { asce, facilities } => match change.part % 4 {
+            0 => *facilities ^= Facilities::from_bits_truncate(change.part >> 2),
+            _ => how.apply(asce),
+        },
+        Mmu::PowerRadix { process } => how.apply(process),
     }
 }
 

@@ -8,8 +8,8 @@ use pinfold::host::{PhysMem, SpaceId, TableView};
 use pinfold::sync::Word;
 use pinfold::walk::{Extent, RangeWalk, Translation, translate};
 use pinfold::{
-    AddrRange, AddressSpace, PageCount, PageFormat, PageShift, PhysAddr, Rights, Table, VirtAddr,
-    X86_64,
+    AddrRange, AddressSpace, AnyFormat, PageCount, PageFormat, PageShift, PhysAddr, Rights, Table,
+    VirtAddr,
 };
 use pinfold_sim::snapshot::{Mapping, PageRun, Snapshot, Verdict};
 use pinfold_sim::verdict;
@@ -44,7 +44,7 @@ impl PhysMem for Tables {
 struct Captured {
     snapshot: Snapshot,
     memory: Tables,
-    format: X86_64,
+    format: AnyFormat,
     root: Table,
 }
 
@@ -55,10 +55,7 @@ fn load(bytes: &[u8]) -> Captured {
         .iter()
         .map(|table| (table.addr, table.entries.iter().map(|raw| Word::new(raw.to_le())).collect()))
         .collect();
-    let format = X86_64::new(snapshot.levels, snapshot.phys_bits)
-        .unwrap()
-        .with_no_execute(snapshot.no_execute);
-    let root = format.root(snapshot.root).unwrap();
+    let (format, root) = snapshot.format().unwrap();
     Captured { snapshot, memory: Tables(memory), format, root }
 }
 

@@ -23,7 +23,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pinfold_sim::snapshot::{FrameRange, PAGEMAP_FRAME, Snapshot, SnapshotArch, Verdict};
+use pinfold_sim::snapshot::{FrameRange, Mmu, PAGEMAP_FRAME, Snapshot, Verdict};
 
 use crate::command::root;
 use machine::Machine;
@@ -156,13 +156,14 @@ fn snapshot(machine: &mut Machine) -> Result<Snapshot, String> {
     let zones = procfs::zones(file("zoneinfo")?)?;
     let memory = frames::classes(&report.frames, &report.pages);
     Ok(Snapshot {
-        arch: SnapshotArch::X86_64,
         kernel: file("release")?.trim().to_owned(),
         command_line: file("cmdline")?.trim().to_owned(),
-        root: registers.root,
-        levels,
-        phys_bits: procfs::phys_bits(file("cpuinfo")?)?,
-        no_execute: registers.no_execute,
+        mmu: Mmu::X86_64 {
+            cr3: registers.root,
+            levels,
+            phys_bits: procfs::phys_bits(file("cpuinfo")?)?,
+            no_execute: registers.no_execute,
+        },
         base_shift: 12,
         tables,
         mappings: procfs::mappings(file("smaps")?, &report.files_mapped)?,

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use pinfold::pin::{PinCause, PinError, Pinned, UnpinError, Unpinned};
 use pinfold::table::{PinTable, TooHard};
-use pinfold::{Access, AccountId, AddrRange, Dirtied, Engine, PinRequest, VirtAddr};
-use pinfold_sim::Machine;
+use pinfold::{Access, AccountId, AddrRange, Dirtied, Engine, PageFormat, PinRequest, VirtAddr};
 use pinfold_sim::model::Model;
 use pinfold_sim::snapshot::Snapshot;
+use pinfold_sim::{Machine, TableFormat};
 
 use crate::capture;
 use crate::host::Observed;
@@ -44,8 +44,12 @@ fn built(out: &mut Output, scenario: &Scenario, stage: &Stage<'_>) {
 }
 
 fn captured(out: &mut Output, snapshot: &Snapshot, guest: &AddrRange, overlay: bool) {
-    let (release, levels) = (plain(&snapshot.kernel), snapshot.levels);
-    out.say(By::Kernel, format!("Linux {release}, x86_64, {levels} levels of page tables"));
+    let release = plain(&snapshot.kernel);
+    let tables = snapshot.format().map_or_else(
+        |error| error.to_string(),
+        |(format, _)| format!("{}, {} levels of page tables", format.name(), format.levels()),
+    );
+    out.say(By::Kernel, format!("Linux {release}, {tables}"));
     out.say(By::Kernel, format!("command line: {}", plain(&snapshot.command_line)));
     let ram: u64 = snapshot.ram.iter().map(|part| part.frames).sum();
     out.say(By::Kernel, format!("{} of RAM in these zones:", size(ram)));

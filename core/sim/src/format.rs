@@ -1,7 +1,7 @@
 //! What it takes to *build* tables of a format, beside reading them.
 
-use pinfold::{AddrRange, PageCount, PageShift, PhysAddr, VirtAddr};
-use pinfold_arch::Geometry;
+use pinfold::{AddrRange, PageCount, PageShift, PhysAddr, Rights, VirtAddr};
+use pinfold_arch::{Entry, Geometry, Leaf, LeafFlags};
 
 /// A page-table format that the machine can build tables of: every one that says its geometry.
 pub trait TableFormat: Geometry + Send + Sync + core::fmt::Debug + 'static {
@@ -19,6 +19,12 @@ pub trait TableFormat: Geometry + Send + Sync + core::fmt::Debug + 'static {
         huge
     }
 
+    /// How many tables a walk to a base page reads.
+    fn levels(&self) -> usize {
+        let top = self.top(PhysAddr::new(0));
+        std::iter::successors(Some(top), |at| self.below(at, at.base)).count()
+    }
+
     /// The first address of the lower half that is not translated any more.
     fn end(&self) -> VirtAddr {
         let top = self.top(PhysAddr::new(0));
@@ -31,6 +37,18 @@ pub trait TableFormat: Geometry + Send + Sync + core::fmt::Debug + 'static {
         // The whole of what the top table indexes, or the half of it below the hole.
         let bits = [whole, whole - 1].into_iter().find(lower);
         VirtAddr::new(1 << bits.expect("a format translates addresses from 0 on"))
+    }
+
+    /// Whether a base page at this physical address can be mapped, for reading.
+    fn can_map(&self, addr: PhysAddr) -> bool {
+        let top = self.top(PhysAddr::new(0));
+        let way = std::iter::successors(Some(top), |at| self.below(at, at.base));
+        let last = way.last().unwrap_or(top);
+        let leaf = Leaf {
+            flags: self.flags() & LeafFlags::ACCESSED,
+            ..Leaf::new(addr, self.base(), Rights::READ | Rights::USER)
+        };
+        self.encode(&last, Entry::Leaf(leaf)).is_ok()
     }
 
     /// An absent entry that names a swap slot, which is not 0.
@@ -51,5 +69,8 @@ mod tests {
         let format = X86_64::new(4, 46).unwrap();
         assert_eq!(format.end().raw(), 1 << 47);
         assert_eq!(format.huge(), PageShift::SIZE_2M);
+        assert_eq!(format.levels(), 4);
+        assert!(format.can_map(PhysAddr::new((1 << 46) - 4096)));
+        assert!(!format.can_map(PhysAddr::new(1 << 46)));
     }
 }

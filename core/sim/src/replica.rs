@@ -92,9 +92,9 @@ impl<'m> Replica<'m> {
         if *ram.layout() != layout {
             return Err(ReplicaError::WrongRam);
         }
-        let format = shape::format(snapshot)?;
+        let (format, root) = shape::format(snapshot)?;
         let maps = maps::read(snapshot, &format)?;
-        let tree = tree::read(snapshot, format, &maps)?;
+        let tree = tree::read(snapshot, (format, root), &maps)?;
         let pages = pages::read(snapshot, &layout, &maps, &tree)?;
         let folios = folios::put_together(&maps, &pages)?;
         let machine = Machine::with(ram, format, Place::Zone(ZoneKind::Normal));

@@ -12,10 +12,12 @@
 
 mod bytes;
 mod error;
+mod mmu;
 mod read;
 mod write;
 
 pub use error::{SectionTag, SnapshotError};
+pub use mmu::{Mmu, MmuError, SnapshotArch};
 
 /// The format version that this module writes, and the newest one it reads.
 pub const VERSION: u32 = 1;
@@ -35,23 +37,15 @@ pub const PAGEMAP_FRAME: u64 = (1 << 55) - 1;
 /// [`Snapshot::parse`] refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Whose page-table format the tables are in.
-    pub arch: SnapshotArch,
     /// Kernel release, as `uname -r` prints it.
     pub kernel: String,
     /// Kernel command line.
     pub command_line: String,
-    /// The root register as read; on x86_64 CR3, whose low 12 bits are not part of the address.
-    pub root: u64,
-    /// Levels of tables: 4 or 5.
-    pub levels: u8,
-    /// Width of a physical address in bits.
-    pub phys_bits: u8,
-    /// Whether the no-execute bit of an entry has its meaning (on x86_64 EFER.NXE).
-    pub no_execute: bool,
+    /// Whose tables these are, where they begin and how they are read.
+    pub mmu: Mmu,
     /// log2 of the base page size.
     pub base_shift: u8,
-    /// The table pages that the user half reaches. The kernel's half of the root is cleared.
+    /// The tables that the user half reaches. The kernel's half of a root that has one is cleared.
     pub tables: Vec<TablePage>,
     /// The process's mappings.
     pub mappings: Vec<Mapping>,
@@ -73,42 +67,12 @@ pub struct Snapshot {
     pub verdicts: Vec<Verdict>,
 }
 
-/// An architecture that snapshots exist for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SnapshotArch {
-    /// x86_64 with 4 KiB base pages.
-    X86_64,
-}
-
-impl SnapshotArch {
-    const ALL: [Self; 1] = [Self::X86_64];
-
-    /// Number of this architecture in the file's header.
-    pub const fn id(self) -> u32 {
-        match self {
-            Self::X86_64 => 1,
-        }
-    }
-
-    /// Entries in one table page.
-    pub const fn table_entries(self) -> usize {
-        match self {
-            Self::X86_64 => 512,
-        }
-    }
-
-    fn from_id(id: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|arch| arch.id() == id)
-    }
-}
-
-/// One page of page-table memory.
+/// One table in page-table memory: smaller than a page, or larger, where the architecture has such.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablePage {
-    /// Physical address of the page.
+    /// Physical address of entry 0.
     pub addr: u64,
-    /// Its entries in the processor's byte order, as many as the architecture's tables have.
+    /// Its entries by value, as the processor reads them, whatever their order of bytes in memory.
     pub entries: Vec<u64>,
 }
 

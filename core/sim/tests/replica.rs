@@ -5,7 +5,7 @@ use pinfold::folio::{FolioFlags, FolioKind};
 use pinfold::host::{MappingKind, SpaceId};
 use pinfold_sim::model::Model;
 use pinfold_sim::snapshot::{
-    FrameClass, FrameRun, Mapping, PAGEMAP_FRAME, PageRun, Snapshot, TablePage, Verdict, Zone,
+    FrameClass, FrameRun, Mapping, Mmu, PAGEMAP_FRAME, PageRun, Snapshot, TablePage, Verdict, Zone,
 };
 use pinfold_sim::verdict::compare;
 use pinfold_sim::{Machine, Ram, Replica, ReplicaError};
@@ -28,11 +28,17 @@ fn region(snapshot: &Snapshot, name: &str) -> (u64, u64) {
     found.map(|region| (region.start, region.pages)).unwrap()
 }
 
+/// Address and levels of the tables.
+fn root(snapshot: &Snapshot) -> (u64, u8) {
+    let Mmu::X86_64 { cr3, levels, .. } = snapshot.mmu else { panic!("an x86_64 snapshot") };
+    (cr3 & 0x000f_ffff_ffff_f000, levels)
+}
+
 /// The last-level entry for an address.
 fn entry(snapshot: &mut Snapshot, va: u64) -> &mut u64 {
     let address = |raw: u64| raw & 0x000f_ffff_ffff_f000;
-    let mut at = address(snapshot.root);
-    let mut shift = 12 + 9 * (u32::from(snapshot.levels) - 1);
+    let (mut at, levels) = root(snapshot);
+    let mut shift = 12 + 9 * (u32::from(levels) - 1);
     loop {
         let table = snapshot.tables.binary_search_by_key(&at, |table| table.addr).unwrap();
         let index = usize::try_from(va >> shift & 511).unwrap();
@@ -320,10 +326,12 @@ fn five_levels_reach_further() {
     let mut kernel = run.start_pfn..run.start_pfn + run.frames;
     let addr = kernel.find(|pfn| !tables.contains(pfn)).unwrap() * PAGE;
     let mut entries = vec![0; 512];
-    entries[0] = snapshot.root & !0xfff | 0x67;
+    entries[0] = root(&snapshot).0 | 0x67;
     snapshot.tables.push(TablePage { addr, entries });
     snapshot.tables.sort_by_key(|table| table.addr);
-    (snapshot.root, snapshot.levels) = (addr, 5);
+    if let Mmu::X86_64 { cr3, levels, .. } = &mut snapshot.mmu {
+        (*cr3, *levels) = (addr, 5);
+    }
     // A page of the process above what four levels reach.
     let high = 1 << 50;
     let (start, _) = region(&snapshot, "locked");

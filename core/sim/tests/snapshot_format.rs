@@ -2,8 +2,8 @@
 //! capture agrees with itself.
 
 use pinfold_sim::snapshot::{
-    FrameClass, FrameRange, FrameRun, Mapping, PAGEMAP_PRESENT, PageRun, Region, SectionTag,
-    Snapshot, SnapshotArch, SnapshotError, TablePage, Verdict, Zone,
+    FrameClass, FrameRange, FrameRun, Mapping, Mmu, PAGEMAP_PRESENT, PageRun, Region, SectionTag,
+    Snapshot, SnapshotError, TablePage, Verdict, Zone,
 };
 
 const REAL: &[u8] = include_bytes!("../../tests/snapshots/x86_64-6.12.snap");
@@ -29,13 +29,9 @@ fn small() -> Snapshot {
     entries[511] = u64::MAX;
     let run = |va, pagemap, count| PageRun { va, pagemap, kpageflags: 5, kpagecount: 1, count };
     Snapshot {
-        arch: SnapshotArch::X86_64,
         kernel: "6.1".into(),
         command_line: "quiet".into(),
-        root: 0x1000,
-        levels: 4,
-        phys_bits: 40,
-        no_execute: true,
+        mmu: Mmu::X86_64 { cr3: 0x1000, levels: 4, phys_bits: 40, no_execute: true },
         base_shift: 12,
         tables: vec![
             TablePage { addr: 0x1000, entries },
@@ -354,8 +350,9 @@ enum End {
 
 fn walk(snapshot: &Snapshot, va: u64) -> End {
     let address = |entry: u64| entry & 0x000f_ffff_ffff_f000;
-    let mut at = address(snapshot.root);
-    let mut shift = 12 + 9 * (u32::from(snapshot.levels) - 1);
+    let Mmu::X86_64 { cr3, levels, .. } = snapshot.mmu else { panic!("an x86_64 snapshot") };
+    let mut at = address(cr3);
+    let mut shift = 12 + 9 * (u32::from(levels) - 1);
     loop {
         let table = snapshot.tables.binary_search_by_key(&at, |table| table.addr);
         let table = &snapshot.tables[table.unwrap_or_else(|_| panic!("no table at {at:#x}"))];
@@ -406,7 +403,7 @@ fn the_committed_tables_agree_with_pagemap() {
 fn the_committed_snapshot_shows_what_it_is_for() {
     let snapshot = real();
     assert!(snapshot.kernel.starts_with("6.12."));
-    assert_eq!(snapshot.levels, 5);
+    assert!(matches!(snapshot.mmu, Mmu::X86_64 { levels: 5, .. }));
     let (start, pages) = snapshot.guest().expect("the guest is one range");
     assert_eq!(pages, 24_576);
     assert!(start >> 39 != (start + pages * 4096 - 1) >> 39, "two entries of the root");

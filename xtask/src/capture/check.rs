@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pinfold_sim::snapshot::{Mapping, Snapshot};
+use pinfold_sim::snapshot::{Mapping, Mmu, Snapshot};
 
 use super::tables::{Found, find};
 
@@ -22,6 +22,9 @@ enum Said {
 const SHOWN: usize = 5;
 
 pub(super) fn agree(snapshot: &Snapshot) -> Result<(), String> {
+    let Mmu::X86_64 { cr3, levels, .. } = snapshot.mmu else {
+        return Err("capture: tables of another architecture".into());
+    };
     let tables: BTreeMap<u64, &[u64]> =
         snapshot.tables.iter().map(|table| (table.addr, table.entries.as_slice())).collect();
     let mut wrong = Vec::new();
@@ -34,7 +37,7 @@ pub(super) fn agree(snapshot: &Snapshot) -> Result<(), String> {
                 None if run.pagemap & PAGEMAP_SWAPPED != 0 => Said::Swapped,
                 None => Said::Nothing,
             };
-            let found = find(&tables, snapshot.root, snapshot.levels, va)?;
+            let found = find(&tables, cr3, levels, va)?;
             let mapping = snapshot.mappings.iter().find(|m| m.start <= va && va < m.end);
             if !mapping.is_some_and(|mapping| explained(found, said, mapping)) {
                 wrong.push(format!("{va:#x}: kernel says {said:x?}, tables {found:x?}"));

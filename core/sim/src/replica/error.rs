@@ -1,8 +1,8 @@
 //! Why a snapshot that can be read is no machine.
 
 use pinfold::VirtAddr;
-use pinfold_arch::format::FormatError;
 
+use crate::snapshot::MmuError;
 use crate::state::NoMemory;
 
 /// Why no machine can be made from a snapshot.
@@ -12,9 +12,9 @@ pub enum ReplicaError {
     /// The memory was made from another layout.
     #[error("this memory does not have the snapshot's layout")]
     WrongRam,
-    /// The format does not exist like this.
-    #[error("page-table format: {0}")]
-    Format(#[from] FormatError),
+    /// Its registers name no page tables.
+    #[error(transparent)]
+    Mmu(#[from] MmuError),
     /// Something about the machine as a whole is not supported.
     #[error("this machine is not supported: {what}")]
     Unsupported {

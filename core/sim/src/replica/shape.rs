@@ -1,10 +1,12 @@
 //! The machine as a whole: format, zones, CMA areas.
 
-use pinfold::{PageCount, PageFormat, PageShift, Pfn, X86_64};
+use pinfold::{PageCount, PageFormat, Pfn, Table, X86_64};
+use pinfold_arch::AnyFormat;
 
 use super::ReplicaError;
+use crate::format::TableFormat;
 use crate::layout::{FrameRange, Layout, ZoneKind, ZoneLayout};
-use crate::snapshot::{Snapshot, SnapshotArch, Zone};
+use crate::snapshot::{Mmu, Snapshot, Zone};
 
 /// The largest machine that is simulated: 64 GiB.
 const FRAMES: u64 = 1 << 24;
@@ -12,20 +14,19 @@ const FRAMES: u64 = 1 << 24;
 /// The zone of memory that belongs to devices. The kernel does not tell where it lies.
 const DEVICE: &str = "Device";
 
-pub(super) fn format(snapshot: &Snapshot) -> Result<X86_64, ReplicaError> {
-    let unsupported = |what| Err(ReplicaError::Unsupported { what });
-    let SnapshotArch::X86_64 = snapshot.arch;
-    if snapshot.base_shift != PageShift::SIZE_4K.raw() {
-        return unsupported("its base pages are not of 4 KiB");
+pub(super) fn format(snapshot: &Snapshot) -> Result<(X86_64, Table), ReplicaError> {
+    let (AnyFormat::X86_64(format), root) = snapshot.format()? else {
+        return Err(ReplicaError::Unsupported { what: "its page tables" });
+    };
+    if !matches!(snapshot.mmu, Mmu::X86_64 { no_execute: true, .. }) {
+        return Err(ReplicaError::Unsupported { what: "it does without the no-execute bit" });
     }
-    if !snapshot.no_execute {
-        return unsupported("it does without the no-execute bit");
-    }
-    Ok(X86_64::new(snapshot.levels, snapshot.phys_bits)?)
+    Ok((format, root))
 }
 
 pub(super) fn layout(snapshot: &Snapshot) -> Result<Layout, ReplicaError> {
-    let base = format(snapshot)?.base();
+    let (format, _) = format(snapshot)?;
+    let base = format.base();
     let has_memory = |zone: &&Zone| zone.spanned > 0 && zone.name != DEVICE;
     let mut zones: Vec<&Zone> = snapshot.zones.iter().filter(has_memory).collect();
     zones.sort_by_key(|zone| zone.start_pfn);
@@ -40,8 +41,9 @@ pub(super) fn layout(snapshot: &Snapshot) -> Result<Layout, ReplicaError> {
         if end.is_none_or(|end| end > FRAMES) {
             return Err(wrong("more than 64 GiB from the first frame"));
         }
-        let limit = 1 << (snapshot.phys_bits - base.raw());
-        if zone.start_pfn.checked_add(zone.spanned).is_none_or(|end| end > limit) {
+        let last = zone.start_pfn.checked_add(zone.spanned - 1);
+        let last = last.and_then(|last| Pfn::new(last).addr(base));
+        if !last.is_some_and(|last| format.can_map(last)) {
             return Err(wrong("it lies beyond the physical address width"));
         }
         if gap > 0 {

@@ -51,10 +51,9 @@ struct Reader<'a> {
 
 pub(super) fn read(
     snapshot: &Snapshot,
-    format: X86_64,
+    (format, root): (X86_64, Table),
     maps: &[Map],
 ) -> Result<Tree, ReplicaError> {
-    let root = format.root(snapshot.root)?;
     let tables = snapshot.tables.iter().map(|table| (table.addr, table)).collect();
     let reached = BTreeSet::new();
     let mut reader = Reader { format, maps, tables, reached, leaves: Vec::new(), away: Vec::new() };
@@ -62,9 +61,6 @@ pub(super) fn read(
         let wrong = |what| Err(ReplicaError::Table { addr: table.addr, what });
         if table.addr & format.base().mask() != 0 {
             return wrong("it does not begin with a frame");
-        }
-        if table.entries.len() != snapshot.arch.table_entries() {
-            return wrong("it has another number of entries than the format");
         }
     }
     reader.table(&root, 0)?;
@@ -86,6 +82,9 @@ impl Reader<'_> {
         let page = *page.ok_or(ReplicaError::Table { addr, what: "it was not captured" })?;
         if !self.reached.insert(addr) {
             return Err(ReplicaError::Table { addr, what: "several entries lead to it" });
+        }
+        if page.entries.len() != table.entries() {
+            return Err(ReplicaError::Table { addr, what: "another number of entries is needed" });
         }
         for (index, raw) in page.entries.iter().enumerate().filter(|(_, raw)| **raw != 0) {
             // An index has 9 bits and a root of five levels maps 57: this does not overflow.

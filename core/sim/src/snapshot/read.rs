@@ -5,10 +5,14 @@ use super::bytes::{Reader, crc32};
 use super::{
     FrameClass, FrameRange, FrameRun, MAGIC, Mapping, PAGEMAP_FRAME, PAGEMAP_PRESENT, PageRun,
     Region, SectionTag, Snapshot, SnapshotArch, SnapshotError, TablePage, VERSION, Verdict, Zone,
+    mmu,
 };
 
-/// Most table pages: 32 MiB of entries.
+/// Most tables, and most entries of all of them: 32 MiB.
 const TABLES: u64 = 1 << 13;
+const ENTRIES: u64 = 1 << 22;
+/// Most entries of one table.
+const TABLE_ENTRIES: u64 = 1 << 13;
 /// Most runs of pages, repeated ones counted each.
 const PAGE_RUNS: u64 = 1 << 18;
 /// Most verdicts.
@@ -36,25 +40,21 @@ pub(super) fn snapshot(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
     let sections = Sections::split(bytes)?;
     let arch = SnapshotArch::from_id(arch).ok_or(SnapshotError::UnknownArch { found: arch })?;
     let (kernel, command_line) = sections.read(b"KERN", |r| Ok((r.text()?, r.text()?)))?;
-    let mmu = sections.read(b"MMU ", mmu)?;
+    let (mmu, base_shift) = sections.read(b"MMU ", |r| mmu::read(arch, r))?;
     Ok(Snapshot {
-        arch,
         kernel,
         command_line,
-        root: mmu.root,
-        levels: mmu.levels,
-        phys_bits: mmu.phys_bits,
-        no_execute: mmu.no_execute,
-        base_shift: mmu.base_shift,
+        mmu,
+        base_shift,
         tables: sections.read(b"TABL", |r| tables(r, arch.table_entries()))?,
         mappings: sections.read(b"MAPS", mappings)?,
         regions: sections.read(b"REGN", |r| list(r, 4, region))?,
-        pages: sections.read(b"PAGE", |r| pages(r, mmu.base_shift))?,
+        pages: sections.read(b"PAGE", |r| pages(r, base_shift))?,
         zones: sections.read(b"ZONE", |r| list(r, 7, zone))?,
         cma: sections.read(b"CMA ", |r| list(r, 3, range))?,
         ram: sections.read(b"RAM ", |r| list(r, 3, range))?,
         memory: sections.read(b"FRAM", memory)?,
-        verdicts: sections.read_if_there(b"VERD", |r| verdicts(r, mmu.base_shift))?,
+        verdicts: sections.read_if_there(b"VERD", |r| verdicts(r, base_shift))?,
     })
 }
 
@@ -151,42 +151,33 @@ fn onward(reader: &mut Reader<'_>, to: u64, what: &'static str) -> Result<u64, S
     to.checked_add(reader.number()?).ok_or(reader.bad(at, what))
 }
 
-struct Mmu {
-    root: u64,
-    levels: u8,
-    phys_bits: u8,
-    no_execute: bool,
-    base_shift: u8,
-}
-
-fn mmu(reader: &mut Reader<'_>) -> Result<Mmu, SnapshotError> {
-    let root = reader.number()?;
-    let mut within = |limits: std::ops::RangeInclusive<u8>, what| {
-        let at = reader.at();
-        let value = reader.byte()?;
-        if limits.contains(&value) { Ok(value) } else { Err(reader.bad(at, what)) }
-    };
-    Ok(Mmu {
-        root,
-        levels: within(4..=5, "number of levels")?,
-        phys_bits: within(32..=64, "width of physical addresses")?,
-        no_execute: within(0..=1, "flag")? == 1,
-        base_shift: within(12..=16, "page size")?,
-    })
-}
-
-fn tables(reader: &mut Reader<'_>, entries: usize) -> Result<Vec<TablePage>, SnapshotError> {
+/// Tables of `fixed` entries each, or of as many as each says.
+fn tables(reader: &mut Reader<'_>, fixed: Option<usize>) -> Result<Vec<TablePage>, SnapshotError> {
     // A table takes an address and a count of runs.
     let count = reader.count(2, TABLES)?;
-    let mut behind = 0u64;
+    let (mut behind, mut left) = (0u64, ENTRIES);
     let mut tables = Vec::new();
     for _ in 0..count {
         let at = reader.at();
         let addr = onward(reader, behind, "table address")?;
         behind = addr.checked_add(1).ok_or(reader.bad(at, "table address"))?;
-        tables.push(TablePage { addr, entries: table_entries(reader, entries)? });
+        let size = match fixed {
+            Some(size) => size,
+            None => table_size(reader, left)?,
+        };
+        left = left.saturating_sub(size as u64);
+        tables.push(TablePage { addr, entries: table_entries(reader, size)? });
     }
     Ok(tables)
+}
+
+/// How many entries the next table has, of those that all tables may have together.
+fn table_size(reader: &mut Reader<'_>, left: u64) -> Result<usize, SnapshotError> {
+    let at = reader.at();
+    let size = reader.number()?;
+    reader.at_most(at, size, TABLE_ENTRIES.min(left))?;
+    let whole = usize::try_from(size).ok().filter(|size| *size > 0);
+    whole.ok_or(reader.bad(at, "size of a table"))
 }
 
 fn table_entries(reader: &mut Reader<'_>, entries: usize) -> Result<Vec<u64>, SnapshotError> {

@@ -4,27 +4,20 @@
 use super::bytes::{crc32, put_count, put_difference, put_number, put_text};
 use super::{
     FrameRange, FrameRun, MAGIC, Mapping, PAGEMAP_FRAME, PageRun, Region, Snapshot, TablePage,
-    VERSION, Verdict, Zone,
+    VERSION, Verdict, Zone, mmu,
 };
 
 pub(super) fn snapshot(from: &Snapshot) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&from.arch.id().to_le_bytes());
+    out.extend_from_slice(&from.mmu.arch().id().to_le_bytes());
     section(&mut out, *b"KERN", |out| {
         put_text(out, &from.kernel);
         put_text(out, &from.command_line);
     });
-    section(&mut out, *b"MMU ", |out| {
-        put_number(out, from.root);
-        out.extend_from_slice(&[
-            from.levels,
-            from.phys_bits,
-            u8::from(from.no_execute),
-            from.base_shift,
-        ]);
-    });
-    section(&mut out, *b"TABL", |out| tables(out, &from.tables));
+    section(&mut out, *b"MMU ", |out| mmu::write(out, &from.mmu, from.base_shift));
+    let sizes = from.mmu.arch().table_entries().is_none();
+    section(&mut out, *b"TABL", |out| tables(out, &from.tables, sizes));
     section(&mut out, *b"MAPS", |out| mappings(out, &from.mappings));
     section(&mut out, *b"REGN", |out| regions(out, &from.regions));
     section(&mut out, *b"PAGE", |out| pages(out, &from.pages, from.base_shift));
@@ -50,12 +43,16 @@ fn section(out: &mut Vec<u8>, tag: [u8; 4], fill: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(&payload);
 }
 
-fn tables(out: &mut Vec<u8>, tables: &[TablePage]) {
+/// Tables, with their sizes where these differ.
+fn tables(out: &mut Vec<u8>, tables: &[TablePage], sizes: bool) {
     put_count(out, tables.len());
     let mut behind = 0u64;
     for table in tables {
         put_number(out, table.addr.wrapping_sub(behind));
         behind = table.addr.wrapping_add(1);
+        if sizes {
+            put_count(out, table.entries.len());
+        }
         entries(out, &table.entries);
     }
 }
