@@ -2,10 +2,13 @@
 //!
 //! The only home of `cfg(target_arch)` and, in this crate, of `unsafe`. A token says "this code
 //! runs on that CPU, at a privilege that may touch these registers"; making one is the only
-//! unsafe step, its methods are thin calls into the `x86_64` and `aarch64-cpu` crates.
+//! unsafe step. Its methods are thin calls into the `x86_64` and `aarch64-cpu` crates, and single
+//! instructions where no such crate exists.
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+#[cfg(any(test, target_arch = "powerpc64"))]
+pub mod power;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 
