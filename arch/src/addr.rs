@@ -78,6 +78,11 @@ address! {
     VirtAddr
 }
 
+address! {
+    /// An address that a device uses, which an IOMMU translates.
+    Iova
+}
+
 impl PhysAddr {
     /// The frame that holds this address, for base pages of size `base`.
     #[must_use]

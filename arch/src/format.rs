@@ -6,7 +6,7 @@
 //! gets the table an entry was found in, and a walker assumes nothing about levels.
 
 use crate::addr::{AddrRange, PageShift, PhysAddr, VirtAddr};
-use crate::rights::Rights;
+use crate::rights::{Access, Rights};
 
 pub mod power_radix;
 pub mod s390x;
@@ -254,6 +254,12 @@ pub enum EncodeError {
     Rights {
         /// The rights as given.
         rights: Rights,
+    },
+    /// The format cannot express what a device may do.
+    #[error("{access:?} cannot be expressed")]
+    Access {
+        /// As given.
+        access: Access,
     },
     /// The format cannot express the flags or the memory type.
     #[error("the flags or the memory type cannot be expressed")]

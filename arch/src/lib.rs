@@ -25,7 +25,14 @@
 //! # Ok::<(), pinfold_arch::FormatError>(())
 //! ```
 //!
-//! The modules, each using only those above it: [`addr`], [`rights`], [`format`](mod@format), [`cpu`].
+//! The tables of IOMMUs are formats of their own kind, [`IoFormat`]:
+//!
+//! | format | module | levels | leaves |
+//! |---|---|---|---|
+//! | [`Tce`] | `ioformat/tce.rs` | 1 to 5 | one size, 4 KiB to 16 GiB |
+//!
+//! The modules, each using only those above it: [`addr`], [`rights`], [`format`](mod@format),
+//! [`ioformat`], [`cpu`].
 
 #![no_std]
 #![warn(clippy::missing_errors_doc, clippy::cast_possible_truncation)]
@@ -42,12 +49,17 @@ pub mod rights;
 
 pub mod format;
 
+pub mod ioformat;
+
 pub mod cpu;
 
-pub use addr::{AddrRange, Order, PageCount, PageShift, Pfn, PhysAddr, VirtAddr};
+pub use addr::{AddrRange, Iova, Order, PageCount, PageShift, Pfn, PhysAddr, VirtAddr};
 pub use format::any::AnyFormat;
 pub use format::power_radix::PowerRadix;
 pub use format::s390x::S390x;
 pub use format::x86_64::X86_64;
 pub use format::{EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table};
+pub use ioformat::any::AnyIoFormat;
+pub use ioformat::tce::Tce;
+pub use ioformat::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes};
 pub use rights::{Access, Rights};

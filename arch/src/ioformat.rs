@@ -1,0 +1,184 @@
+//! What an IOMMU's table format is.
+//!
+//! Like [page tables](crate::format), but for devices: no user and no execution, tables that are always
+//! full, leaves that may be larger than what one entry maps, and a POWER table that is one flat
+//! array of millions of entries. So the two kinds of format are two traits.
+
+use crate::addr::{Iova, PageShift, PhysAddr};
+use crate::format::EncodeError;
+use crate::rights::Access;
+
+pub mod tce;
+
+pub mod any;
+
+/// The most levels that any format has.
+pub const MAX_IO_LEVELS: usize = 6;
+
+/// One table in memory. All entries exist.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct IoTable {
+    /// Physical address of entry 0.
+    pub base: PhysAddr,
+    /// What one entry maps.
+    pub shift: PageShift,
+    /// Address bits that index it: it has `1 << bits` entries. No format has more than 31.
+    pub bits: u8,
+}
+
+impl IoTable {
+    /// How many entries it has.
+    #[must_use]
+    pub const fn entries(&self) -> u32 {
+        1 << if self.bits < 31 { self.bits } else { 31 }
+    }
+
+    /// The index of `iova` in this table.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to at most 31 bits")]
+    pub const fn index(&self, iova: Iova) -> u32 {
+        (iova.raw() >> self.shift.raw()) as u32 & (self.entries() - 1)
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.entries() as u64 * 8
+    }
+}
+
+/// What an entry says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoEntry {
+    /// Nothing is mapped.
+    Absent,
+    /// The next table, and the most that anything below may grant.
+    Table(IoTable, Access),
+    /// A page.
+    Leaf(IoLeaf),
+    /// A reserved bit is set, or a leaf stands where there can be none.
+    Malformed,
+}
+
+/// A page that a device may use.
+///
+/// It may be larger than what one entry of its table maps. Then it takes as many entries as it needs,
+/// the first of them at a multiple of that number, and each of them decodes to the whole page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IoLeaf {
+    /// First byte of the page.
+    pub addr: PhysAddr,
+    /// Size of the page.
+    pub shift: PageShift,
+    /// What the device may do.
+    pub access: Access,
+    /// Marks.
+    pub flags: IoFlags,
+}
+
+impl IoLeaf {
+    /// A page without marks.
+    #[must_use]
+    pub const fn new(addr: PhysAddr, shift: PageShift, access: Access) -> Self {
+        Self { addr, shift, access, flags: IoFlags::empty() }
+    }
+
+    /// How many entries of a table it takes.
+    #[must_use]
+    pub const fn entries(&self, at: &IoTable) -> u64 {
+        1 << self.shift.raw().saturating_sub(at.shift.raw())
+    }
+}
+
+bitflags::bitflags! {
+    /// Marks of a leaf beside what it grants.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct IoFlags: u8 {
+        /// A device used the page.
+        const ACCESSED = 1;
+        /// A device wrote to the page.
+        const DIRTY = 2;
+        /// Accesses look into the CPU's caches whatever the device asks for.
+        const SNOOP = 4;
+        /// The page holds registers and no memory: nothing of it may be cached or merged.
+        const DEVICE = 8;
+    }
+}
+
+/// The sizes of leaves that entries of a table can be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LeafSizes(u64);
+
+impl LeafSizes {
+    /// None: the entries of this table only point to others.
+    pub const NONE: Self = Self(0);
+
+    /// This size beside the others.
+    #[must_use]
+    pub const fn with(self, shift: PageShift) -> Self {
+        Self(self.0 | 1 << shift.raw())
+    }
+
+    /// Whether a leaf can have this size.
+    #[must_use]
+    pub const fn contains(self, shift: PageShift) -> bool {
+        self.0 >> shift.raw() & 1 == 1
+    }
+
+    /// The largest that is not above `most`.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "below 64")]
+    pub const fn at_most(self, most: PageShift) -> Option<PageShift> {
+        let fitting = self.0 & (u64::MAX >> (63 - most.raw()));
+        if fitting == 0 { None } else { PageShift::new(63 - fitting.leading_zeros() as u8) }
+    }
+}
+
+/// An IOMMU's table format: pure functions on entry values.
+///
+/// An entry is a `u64` in host order; whoever loads or stores it converts once, see
+/// [`big_endian`](Self::big_endian).
+pub trait IoFormat: Copy {
+    /// Name for people, such as `VT-d`.
+    fn name(&self) -> &'static str;
+
+    /// Whether entries stand in memory most significant byte first.
+    fn big_endian(&self) -> bool;
+
+    /// The smallest page.
+    fn base(&self) -> PageShift;
+
+    /// The last address that the tables translate; the first is 0.
+    fn last(&self) -> Iova;
+
+    /// The top table with entry 0 at `base`, which is not checked.
+    fn top(&self, base: PhysAddr) -> IoTable;
+
+    /// The table with entry 0 at `base` that an entry of `at` can point to; `None` where entries of
+    /// `at` point to none.
+    fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable>;
+
+    /// The sizes of leaves that entries of `at` can be.
+    fn leaf_sizes(&self, at: &IoTable) -> LeafSizes;
+
+    /// What the entry `raw`, found in table `at`, says.
+    ///
+    /// Total: every `raw` and every table give an answer. A [`IoEntry::Table`] always has a smaller
+    /// `shift` than `at`.
+    fn decode(&self, at: &IoTable, raw: u64) -> IoEntry;
+
+    /// The value of entry `index` of table `at` that decodes to `entry`. The index counts only for
+    /// a leaf that takes several entries.
+    ///
+    /// # Errors
+    /// [`EncodeError`] where the format cannot say it. So a request that a format has no entry for,
+    /// such as one to write and not to read, is refused and never widened.
+    fn encode(&self, at: &IoTable, index: u32, entry: IoEntry) -> Result<u64, EncodeError>;
+
+    /// Bits of a leaf of table `at` that are bits of its address, each at its own place, so that the
+    /// leaf behind it is this one plus its size. 0 where that is not so.
+    fn address_bits(&self, at: &IoTable) -> u64;
+
+    /// The bits that a device's accesses set in a leaf by themselves.
+    fn volatile_bits(&self) -> u64;
+}

@@ -1,0 +1,151 @@
+//! What must hold for every IOMMU format, whatever stands in its tables.
+
+use pinfold_arch::ioformat::MAX_IO_LEVELS;
+use pinfold_arch::{
+    Access, AnyIoFormat, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, PageShift, PhysAddr, Tce,
+};
+use proptest::prelude::*;
+
+/// Every format, in configurations that differ in what decides about entries.
+fn formats() -> Vec<AnyIoFormat> {
+    let shift = |raw| PageShift::new(raw).unwrap();
+    let tce = |page, window, levels| Tce::new(shift(page), shift(window), levels).unwrap();
+    vec![
+        tce(12, 31, 1).into(),
+        tce(16, 40, 2).with_write_implies_read(true).into(),
+        tce(21, 48, 3).into(),
+    ]
+}
+
+/// Every table that the format has, from the top down.
+fn tables(format: &AnyIoFormat) -> Vec<IoTable> {
+    let mut all = vec![format.top(PhysAddr::new(0x10_0000_0000))];
+    while let Some(next) = format.below(&all[all.len() - 1], PhysAddr::new(0x20_0000_0000)) {
+        all.push(next);
+    }
+    all
+}
+
+fn format_and_table() -> impl Strategy<Value = (AnyIoFormat, IoTable)> {
+    let all: Vec<_> = formats()
+        .into_iter()
+        .flat_map(|format| tables(&format).into_iter().map(move |table| (format, table)))
+        .collect();
+    prop::sample::select(all)
+}
+
+/// Any value, and values in which an address stands between a few flags.
+fn raw() -> impl Strategy<Value = u64> {
+    let shaped = (any::<u64>(), 32..=57_u32, 11..=31_u32, 0..0x1000_u64, any::<u16>());
+    let shaped = shaped.prop_map(|(addr, width, align, low, high)| {
+        let addr = addr & ((1 << width) - 1) & !((1 << align) - 1);
+        addr | low | u64::from(high & 0xff) << 56
+    });
+    prop_oneof![1 => any::<u64>(), 4 => shaped]
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    (0..4_u8).prop_map(Access::from_bits_retain)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Every value has a meaning, and what is said of it can be said in the format again.
+    #[test]
+    fn decoding_is_total((format, at) in format_and_table(), raw in raw()) {
+        let entry = format.decode(&at, raw);
+        match entry {
+            IoEntry::Malformed => {}
+            IoEntry::Absent => {
+                let absent = format.encode(&at, 0, entry).unwrap();
+                prop_assert_eq!(format.decode(&at, absent), IoEntry::Absent);
+            }
+            IoEntry::Table(next, _) => {
+                prop_assert!(next.shift < at.shift);
+                let again = format.encode(&at, 0, entry);
+                prop_assert_eq!(again.map(|raw| format.decode(&at, raw)), Ok(entry));
+            }
+            IoEntry::Leaf(leaf) => {
+                prop_assert!(format.leaf_sizes(&at).contains(leaf.shift), "{:?}", leaf);
+                prop_assert!(leaf.addr.is_aligned(leaf.shift));
+                prop_assert!(!leaf.access.is_empty());
+            }
+        }
+    }
+
+    /// A leaf comes back as it was, from each of the entries that it takes.
+    #[test]
+    fn leaves_come_back(
+        (format, at) in format_and_table(),
+        size in 0..64_u8,
+        addr in any::<u64>(),
+        width in 36..=57_u32,
+        access in access(),
+        flags in prop_oneof![3 => Just(0), 1 => 0..16_u8],
+        index in any::<u32>(),
+    ) {
+        let Some(shift) = format.leaf_sizes(&at).at_most(PageShift::new(size).unwrap()) else {
+            return Ok(());
+        };
+        let addr = PhysAddr::new(addr & ((1 << width) - 1)).align_down(shift);
+        let flags = IoFlags::from_bits_retain(flags);
+        let leaf = IoLeaf { flags, ..IoLeaf::new(addr, shift, access) };
+        let index = index % at.entries();
+        if let Ok(raw) = format.encode(&at, index, IoEntry::Leaf(leaf)) {
+            prop_assert_eq!(format.decode(&at, raw), IoEntry::Leaf(leaf), "{:#x}", raw);
+            prop_assert!(leaf.entries(&at) <= u64::from(at.entries()));
+        } else {
+            // What is ordinary can always be said.
+            prop_assert!(width > 40 || !flags.is_empty() || access != Access::all());
+        }
+    }
+
+    /// A leaf and the one behind it differ by their size, where the format says so.
+    #[test]
+    fn address_bits_are_only_that(
+        (format, at) in format_and_table(),
+        raw in raw(),
+        other in any::<u64>(),
+    ) {
+        let bits = format.address_bits(&at);
+        prop_assert_eq!(bits & format.volatile_bits(), 0);
+        if let IoEntry::Leaf(leaf) = format.decode(&at, raw) {
+            let bits = bits & !leaf.shift.mask();
+            let addr = PhysAddr::new(leaf.addr.raw() & !bits | other & bits);
+            let entry = format.decode(&at, raw & !bits | other & bits);
+            if leaf.shift == at.shift {
+                prop_assert_eq!(entry, IoEntry::Leaf(IoLeaf { addr, ..leaf }));
+            }
+        }
+    }
+
+    /// What devices set by themselves changes marks and nothing else.
+    #[test]
+    fn volatile_bits_are_only_marks((format, at) in format_and_table(), raw in raw()) {
+        let volatile = format.volatile_bits();
+        match (format.decode(&at, raw & !volatile), format.decode(&at, raw | volatile)) {
+            (IoEntry::Leaf(clean), IoEntry::Leaf(marked)) => {
+                prop_assert_eq!(IoLeaf { flags: marked.flags, ..clean }, marked);
+            }
+            (clean, marked) => prop_assert_eq!(clean, marked),
+        }
+    }
+}
+
+#[test]
+fn every_format_reaches_its_base_page_in_few_levels() {
+    for format in formats() {
+        let tables = tables(&format);
+        assert!(tables.len() <= MAX_IO_LEVELS, "{format:?}");
+        assert_eq!(tables[tables.len() - 1].shift, format.base(), "{format:?}");
+        for pair in tables.windows(2) {
+            assert_eq!(pair[0].shift.raw(), pair[1].shift.raw() + pair[1].bits, "{format:?}");
+        }
+        let top = tables[0];
+        let reach = u32::from(top.shift.raw()) + u32::from(top.bits);
+        assert!(format.last().raw().checked_shr(reach).unwrap_or(0) == 0, "{format:?}");
+        let sizes = format.leaf_sizes(&tables[tables.len() - 1]);
+        assert!(sizes.contains(format.base()), "{format:?}");
+    }
+}
