@@ -9,6 +9,8 @@
 pub mod aarch64;
 #[cfg(any(test, target_arch = "powerpc64"))]
 pub mod power;
+#[cfg(target_arch = "s390x")]
+pub mod s390x;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 
