@@ -8,6 +8,7 @@
 use crate::addr::{AddrRange, PageShift, PhysAddr, VirtAddr};
 use crate::rights::{Access, Rights};
 
+pub mod aarch64;
 pub mod power_radix;
 pub mod s390x;
 pub mod x86_64;
@@ -224,6 +225,18 @@ pub enum FormatError {
     RealSpace {
         /// As given.
         asce: u64,
+    },
+    /// The addresses that are translated have a width outside what the format can hold.
+    #[error("translating addresses of {bits} bits is not supported")]
+    AddressBits {
+        /// As given.
+        bits: u8,
+    },
+    /// The control register has a reserved value, or says that there are no tables.
+    #[error("control register {raw:#x} names no tables")]
+    Control {
+        /// As given.
+        raw: u64,
     },
     /// The root register has reserved bits set.
     #[error("root register {raw:#x} has reserved bits set")]

@@ -10,6 +10,7 @@
 //! | format | module | levels | leaves |
 //! |---|---|---|---|
 //! | [`X86_64`] | `format/x86_64.rs` | 4, 5 | 4 KiB, 2 MiB, 1 GiB |
+//! | [`Aarch64`], [`Aarch64Stage2`] | `format/aarch64.rs` | 1 to 5 | by granule: 4 KiB, 2 MiB, 1 GiB, 512 GiB; 16 KiB, 32 MiB, 64 GiB; 64 KiB, 512 MiB, 4 TiB |
 //! | [`S390x`] | `format/s390x.rs` | 2 to 5 | 4 KiB, 1 MiB, 2 GiB |
 //! | [`PowerRadix`] | `format/power_radix.rs` | as the entries say, 6 at most | 4 KiB, 64 KiB, 2 MiB, 1 GiB |
 //!
@@ -54,6 +55,7 @@ pub mod ioformat;
 pub mod cpu;
 
 pub use addr::{AddrRange, Iova, Order, PageCount, PageShift, Pfn, PhysAddr, VirtAddr};
+pub use format::aarch64::{Aarch64, Aarch64Stage2, Granule};
 pub use format::any::AnyFormat;
 pub use format::power_radix::PowerRadix;
 pub use format::s390x::S390x;

@@ -21,8 +21,8 @@
 extern crate std;
 
 pub use pinfold_arch::{
-    Access, AddrRange, AnyFormat, Order, PageCount, PageFormat, PageShift, Pfn, PhysAddr,
-    PowerRadix, Rights, S390x, Table, VirtAddr, X86_64,
+    Aarch64, Aarch64Stage2, Access, AddrRange, AnyFormat, Granule, Order, PageCount, PageFormat,
+    PageShift, Pfn, PhysAddr, PowerRadix, Rights, S390x, Table, VirtAddr, X86_64,
 };
 
 pub mod error;

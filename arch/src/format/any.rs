@@ -3,6 +3,7 @@
 //! For whoever learns only then which tables it is given: a C caller, a snapshot, a tool. Rust users
 //! who know take the concrete type, and pay for no choice.
 
+use super::aarch64::{Aarch64, Aarch64Stage2};
 use super::power_radix::PowerRadix;
 use super::s390x::S390x;
 use super::x86_64::X86_64;
@@ -81,4 +82,4 @@ macro_rules! formats {
     };
 }
 
-formats! { X86_64, S390x, PowerRadix }
+formats! { X86_64, Aarch64, Aarch64Stage2, S390x, PowerRadix }
