@@ -8,7 +8,10 @@ use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::EncodeError;
 use crate::rights::Access;
 
+pub mod amdvi;
 pub mod tce;
+pub mod vtd;
+pub mod zpci;
 
 pub mod any;
 

@@ -30,7 +30,10 @@
 //!
 //! | format | module | levels | leaves |
 //! |---|---|---|---|
-//! | [`Tce`] | `ioformat/tce.rs` | 1 to 5 | one size, 4 KiB to 16 GiB |
+//! | [`Tce`] (POWER) | `ioformat/tce.rs` | 1 to 5 | one size, 4 KiB to 16 GiB |
+//! | [`Vtd`] (Intel) | `ioformat/vtd.rs` | 3 to 5 | 4 KiB, 2 MiB, 1 GiB |
+//! | [`AmdVi`] | `ioformat/amdvi.rs` | 1 to 6 | every power of two from 4 KiB |
+//! | [`Zpci`] (s390) | `ioformat/zpci.rs` | 2 to 5 | 4 KiB |
 //!
 //! The modules, each using only those above it: [`addr`], [`rights`], [`format`](mod@format),
 //! [`ioformat`], [`cpu`].
@@ -61,7 +64,10 @@ pub use format::power_radix::PowerRadix;
 pub use format::s390x::S390x;
 pub use format::x86_64::X86_64;
 pub use format::{EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table};
+pub use ioformat::amdvi::AmdVi;
 pub use ioformat::any::AnyIoFormat;
 pub use ioformat::tce::Tce;
+pub use ioformat::vtd::Vtd;
+pub use ioformat::zpci::Zpci;
 pub use ioformat::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes};
 pub use rights::{Access, Rights};

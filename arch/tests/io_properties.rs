@@ -2,7 +2,8 @@
 
 use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{
-    Access, AnyIoFormat, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, PageShift, PhysAddr, Tce,
+    Access, AmdVi, AnyIoFormat, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, PageShift, PhysAddr,
+    Tce, Vtd, Zpci,
 };
 use proptest::prelude::*;
 
@@ -14,6 +15,15 @@ fn formats() -> Vec<AnyIoFormat> {
         tce(12, 31, 1).into(),
         tce(16, 40, 2).with_write_implies_read(true).into(),
         tce(21, 48, 3).into(),
+        Vtd::new(3, 39).unwrap().into(),
+        Vtd::new(4, 46).unwrap().with_marks(true).with_snoop_control(true).into(),
+        Vtd::new(5, 52).unwrap().with_leaves(true, false).into(),
+        AmdVi::new(1).unwrap().into(),
+        AmdVi::new(3).unwrap().with_marks(true).into(),
+        AmdVi::new(6).unwrap().into(),
+        Zpci::new(2).unwrap().into(),
+        Zpci::new(3).unwrap().into(),
+        Zpci::new(5).unwrap().into(),
     ]
 }
 
@@ -97,7 +107,7 @@ proptest! {
             prop_assert!(leaf.entries(&at) <= u64::from(at.entries()));
         } else {
             // What is ordinary can always be said.
-            prop_assert!(width > 40 || !flags.is_empty() || access != Access::all());
+            prop_assert!(width > 39 || !flags.is_empty() || access != Access::all());
         }
     }
 

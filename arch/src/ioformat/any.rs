@@ -1,7 +1,10 @@
 //! One of the built-in IOMMU formats, chosen at run time: what [`AnyFormat`](crate::AnyFormat) is for
 //! page tables.
 
+use super::amdvi::AmdVi;
 use super::tce::Tce;
+use super::vtd::Vtd;
+use super::zpci::Zpci;
 use super::{IoEntry, IoFormat, IoTable, LeafSizes};
 use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::EncodeError;
@@ -72,4 +75,4 @@ macro_rules! formats {
     };
 }
 
-formats! { Tce }
+formats! { AmdVi, Tce, Vtd, Zpci }

@@ -1,0 +1,252 @@
+//! AMD-Vi host page tables, version 1.
+//!
+//! Source: AMD "I/O Virtualization Technology (IOMMU) Specification" (48882), section 2.2.3 (I/O page
+//! tables: page directory and page translation entries, page-size encoding) and 2.2.2.1 (device table
+//! entry).
+//!
+//! Each entry names the level of the table it points to. 0 makes it a page of the size that one entry maps, and
+//! 7 a page that says its size itself: the lowest clear bit of its address from bit 12 on is the top
+//! one of what lies inside the page. Such a page takes as many equal entries as it needs.
+//!
+//! Not read: an entry that skips a level. Hardware follows it where the address is zero in the bits that are
+//! skipped; nobody here writes one, and it is malformed.
+//!
+//! Ignored on purpose: bits 4:1 and 8:7, which software owns, and 58:52 and bit 63; bit 59 (untranslated
+//! requests); in entries that point to tables also bits 5, 6 and 60.
+
+use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes};
+use crate::addr::{Iova, PageShift, PhysAddr};
+use crate::format::{EncodeError, FormatError};
+use crate::rights::Access;
+
+const PRESENT: u64 = 1 << 0;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const NEXT_PLACE: u32 = 9;
+const NEXT: u64 = 7 << NEXT_PLACE;
+/// A page of the size that one entry maps, and one that says its size.
+const PAGE: u64 = 0;
+const SIZED_PAGE: u64 = 7;
+/// Bits 51:12.
+const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
+/// Force coherent: accesses snoop.
+const COHERENT: u64 = 1 << 60;
+const READ: u64 = 1 << 61;
+const WRITE: u64 = 1 << 62;
+const INDEX_BITS: u8 = 9;
+const MAX_LEVELS: u8 = 6;
+/// In a device table entry.
+const VALID: u64 = 1 << 0;
+const TRANSLATION_VALID: u64 = 1 << 1;
+const MARKS_PLACE: u32 = 7;
+const MODE_PLACE: u32 = 9;
+const ATS: u64 = 1 << 32;
+
+/// The AMD-Vi format: how many levels, and whether the unit keeps marks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AmdVi {
+    levels: u8,
+    marks: bool,
+}
+
+impl AmdVi {
+    /// The format with 1 to 6 levels: 21, 30, 39, 48, 57 or 64 bits of device addresses. Without
+    /// accessed and dirty marks.
+    ///
+    /// # Errors
+    /// [`FormatError::Levels`].
+    pub const fn new(levels: u8) -> Result<Self, FormatError> {
+        if levels == 0 || levels > MAX_LEVELS {
+            return Err(FormatError::Levels { levels });
+        }
+        Ok(Self { levels, marks: false })
+    }
+
+    /// Whether the unit sets accessed and dirty marks (HASup and HDSup, and on for the device).
+    #[must_use]
+    pub const fn with_marks(mut self, on: bool) -> Self {
+        self.marks = on;
+        self
+    }
+
+    /// The device table entry of a device that uses the tables under `top`, in a domain, and may read
+    /// and write what they allow. `ats` says whether the device may ask for translations and keep
+    /// them itself. Interrupts are left as they come.
+    ///
+    /// # Errors
+    /// [`EncodeError::Address`].
+    pub fn device_table_entry(
+        &self,
+        top: PhysAddr,
+        domain: u16,
+        ats: bool,
+    ) -> Result<[u64; 4], EncodeError> {
+        let marks = if self.marks { 3 << MARKS_PLACE } else { 0 };
+        let mode = u64::from(self.levels) << MODE_PLACE;
+        let table = encode_addr(top, PageShift::SIZE_4K)?;
+        let low = VALID | TRANSLATION_VALID | marks | mode | table | READ | WRITE;
+        Ok([low, u64::from(domain) | if ats { ATS } else { 0 }, 0, 0])
+    }
+
+    /// A device table entry that blocks every access: valid, without translation. All zeroes would
+    /// let a device through.
+    pub const BLOCKED: [u64; 4] = [VALID, 0, 0, 0];
+
+    fn flags(&self) -> IoFlags {
+        let marks = if self.marks { IoFlags::ACCESSED | IoFlags::DIRTY } else { IoFlags::empty() };
+        marks | IoFlags::SNOOP
+    }
+}
+
+/// The level of a table, 1 for the last.
+fn level(at: &IoTable) -> Option<u8> {
+    let above = at.shift.raw().checked_sub(12)?;
+    (above.is_multiple_of(INDEX_BITS) && above / INDEX_BITS < MAX_LEVELS)
+        .then_some(above / INDEX_BITS + 1)
+}
+
+fn encode_addr(addr: PhysAddr, shift: PageShift) -> Result<u64, EncodeError> {
+    if addr.raw() & !ADDRESS != 0 || !addr.is_aligned(shift) {
+        return Err(EncodeError::Address { addr });
+    }
+    Ok(addr.raw())
+}
+
+fn access_of(raw: u64) -> Access {
+    let mut access = Access::empty();
+    access.set(Access::READ, raw & READ != 0);
+    access.set(Access::WRITE, raw & WRITE != 0);
+    access
+}
+
+/// A table may grant nothing; a page that grants nothing is none.
+fn encode_access(access: Access) -> Result<u64, EncodeError> {
+    if Access::from_bits(access.bits()).is_none() {
+        return Err(EncodeError::Access { access });
+    }
+    let read = if access.contains(Access::READ) { READ } else { 0 };
+    Ok(read | if access.contains(Access::WRITE) { WRITE } else { 0 })
+}
+
+/// A page that says its size: address and size.
+fn sized(raw: u64) -> Option<(PhysAddr, PageShift)> {
+    let ones = u8::try_from(((raw & ADDRESS) >> 12).trailing_ones()).ok()?;
+    let shift = PageShift::new(12 + 1 + ones).filter(|shift| shift.raw() < 52)?;
+    Some((PhysAddr::new(raw & ADDRESS).align_down(shift), shift))
+}
+
+impl IoFormat for AmdVi {
+    fn name(&self) -> &'static str {
+        "AMD-Vi"
+    }
+
+    fn big_endian(&self) -> bool {
+        false
+    }
+
+    fn base(&self) -> PageShift {
+        PageShift::SIZE_4K
+    }
+
+    fn last(&self) -> Iova {
+        let bits = u32::from(12 + INDEX_BITS * self.levels);
+        Iova::new(1_u64.checked_shl(bits).unwrap_or(0).wrapping_sub(1))
+    }
+
+    fn top(&self, base: PhysAddr) -> IoTable {
+        let shift = PageShift::new(12 + INDEX_BITS * (self.levels - 1));
+        IoTable { base, shift: shift.unwrap_or(PageShift::SIZE_4K), bits: INDEX_BITS }
+    }
+
+    fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
+        let shift = at.shift.raw().checked_sub(INDEX_BITS).filter(|shift| *shift >= 12)?;
+        Some(IoTable { base, shift: PageShift::new(shift)?, bits: INDEX_BITS })
+    }
+
+    /// Every power of two from what one entry maps to less than what the table maps.
+    fn leaf_sizes(&self, at: &IoTable) -> LeafSizes {
+        let sizes = at.shift.raw()..at.shift.raw() + INDEX_BITS;
+        let sizes = sizes.filter(|size| level(at).is_some() && *size < 52);
+        sizes.filter_map(PageShift::new).fold(LeafSizes::NONE, LeafSizes::with)
+    }
+
+    #[inline]
+    fn decode(&self, at: &IoTable, raw: u64) -> IoEntry {
+        if raw & PRESENT == 0 {
+            return IoEntry::Absent;
+        }
+        let Some(level) = level(at) else { return IoEntry::Malformed };
+        let (next, access) = ((raw & NEXT) >> NEXT_PLACE, access_of(raw));
+        let (addr, shift) = match next {
+            PAGE => (PhysAddr::new(raw & ADDRESS), at.shift),
+            SIZED_PAGE => match sized(raw) {
+                Some(page) => page,
+                None => return IoEntry::Malformed,
+            },
+            next if next + 1 == u64::from(level) => {
+                return match self.below(at, PhysAddr::new(raw & ADDRESS)) {
+                    Some(next) => IoEntry::Table(next, access),
+                    None => IoEntry::Malformed,
+                };
+            }
+            _ => return IoEntry::Malformed,
+        };
+        if access.is_empty() {
+            return IoEntry::Absent;
+        }
+        if !self.leaf_sizes(at).contains(shift) || !addr.is_aligned(shift) {
+            return IoEntry::Malformed;
+        }
+        let mut flags = IoFlags::empty();
+        flags.set(IoFlags::ACCESSED, self.marks && raw & ACCESSED != 0);
+        flags.set(IoFlags::DIRTY, self.marks && raw & DIRTY != 0);
+        flags.set(IoFlags::SNOOP, raw & COHERENT != 0);
+        IoEntry::Leaf(IoLeaf { flags, ..IoLeaf::new(addr, shift, access) })
+    }
+
+    fn encode(&self, at: &IoTable, _: u32, entry: IoEntry) -> Result<u64, EncodeError> {
+        match entry {
+            IoEntry::Absent => Ok(0),
+            IoEntry::Malformed => Err(EncodeError::Malformed),
+            IoEntry::Table(next, access) => {
+                let level = level(&next).filter(|_| self.below(at, next.base) == Some(next));
+                let level = level.ok_or(EncodeError::Size { shift: next.shift })?;
+                let raw = encode_addr(next.base, PageShift::SIZE_4K)? | encode_access(access)?;
+                Ok(raw | u64::from(level) << NEXT_PLACE | PRESENT)
+            }
+            IoEntry::Leaf(leaf) => {
+                if !self.leaf_sizes(at).contains(leaf.shift) {
+                    return Err(EncodeError::Size { shift: leaf.shift });
+                }
+                if leaf.access.is_empty() {
+                    return Err(EncodeError::Access { access: leaf.access });
+                }
+                if !self.flags().contains(leaf.flags) {
+                    return Err(EncodeError::Attributes);
+                }
+                let mut raw =
+                    encode_addr(leaf.addr, leaf.shift)? | encode_access(leaf.access)? | PRESENT;
+                if leaf.shift != at.shift {
+                    // Ones from bit 12 to below the top bit of what lies inside.
+                    raw |= SIZED_PAGE << NEXT_PLACE | leaf.shift.mask() >> 1 & ADDRESS;
+                }
+                for (flag, bit) in [
+                    (IoFlags::ACCESSED, ACCESSED),
+                    (IoFlags::DIRTY, DIRTY),
+                    (IoFlags::SNOOP, COHERENT),
+                ] {
+                    raw |= if leaf.flags.contains(flag) { bit } else { 0 };
+                }
+                Ok(raw)
+            }
+        }
+    }
+
+    fn address_bits(&self, at: &IoTable) -> u64 {
+        ADDRESS & !at.shift.mask()
+    }
+
+    fn volatile_bits(&self) -> u64 {
+        if self.marks { ACCESSED | DIRTY } else { 0 }
+    }
+}
