@@ -1,7 +1,9 @@
 //! Snapshots of every architecture: their registers and tables of any size are written and read
 //! back, byte for byte as `FORMAT.md` says.
 
+use pinfold_arch::format::FormatError;
 use pinfold_arch::format::s390x::Facilities;
+use pinfold_arch::{PageFormat, PageShift};
 use pinfold_sim::snapshot::{Mmu, MmuError, Snapshot, SnapshotError, TablePage};
 
 const X86_64: &[u8] = include_bytes!("plain.snap");
@@ -79,4 +81,25 @@ fn the_page_size_must_be_the_tables() {
     snapshot.base_shift = 16;
     let error = MmuError::BasePages { said: 65536, tables: 4096 };
     assert_eq!(snapshot.format(), Err(error));
+}
+
+/// No register of POWER says what the base pages are: the kernel does.
+#[test]
+fn on_power_the_page_size_is_what_was_said() {
+    let format = |base_shift, process| {
+        let mmu = Mmu::PowerRadix { process };
+        Snapshot { base_shift, ..with(mmu, Vec::new()) }.format()
+    };
+    for base_shift in [12, 16] {
+        let (format, root) = format(base_shift, 0x4000_0000_0123_00ad).unwrap();
+        assert_eq!(format.base().raw(), base_shift);
+        assert_eq!((root.base.raw(), root.shift.raw(), root.bits), (0x123_0000, 39, 13));
+    }
+    let shift = PageShift::new(14).unwrap();
+    let refused = FormatError::BasePage { shift };
+    assert_eq!(format(14, 0x4000_0000_0123_00ad), Err(MmuError::Format(refused)));
+    let refused = FormatError::RootSize { bits: 0, space: 31 };
+    assert_eq!(format(16, 0), Err(MmuError::Format(refused)));
+    let error = MmuError::BasePages { said: 0, tables: 4096 };
+    assert_eq!(format(64, 0x4000_0000_0123_00ad), Err(error));
 }

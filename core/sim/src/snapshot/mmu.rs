@@ -3,7 +3,7 @@
 
 use pinfold_arch::format::FormatError;
 use pinfold_arch::format::s390x::Facilities;
-use pinfold_arch::{AnyFormat, PageFormat, PageShift, S390x, Table, X86_64};
+use pinfold_arch::{AnyFormat, PageFormat, PageShift, PowerRadix, S390x, Table, X86_64};
 
 use super::bytes::{Reader, put_number};
 use super::{Snapshot, SnapshotError};
@@ -122,8 +122,9 @@ impl Mmu {
         }
     }
 
-    /// The format and its top table, whatever page size the kernel uses.
-    fn tables(&self) -> Result<(AnyFormat, Table), MmuError> {
+    /// The format and its top table. Where the registers say what the base pages are, `base` is not
+    /// asked.
+    fn tables(&self, base: PageShift) -> Result<(AnyFormat, Table), MmuError> {
         match *self {
             Self::X86_64 { cr3, levels, phys_bits, no_execute } => {
                 let format = X86_64::new(levels, phys_bits)?.with_no_execute(no_execute);
@@ -133,9 +134,11 @@ impl Mmu {
                 let (format, root) = S390x::from_asce(asce, facilities)?;
                 Ok((format.into(), root))
             }
-            Self::Aarch64 { .. } | Self::PowerRadix { .. } => {
-                Err(MmuError::Unsupported { arch: self.arch() })
+            Self::PowerRadix { process } => {
+                let (format, root) = PowerRadix::from_process_entry(base, process)?;
+                Ok((format.into(), root))
             }
+            Self::Aarch64 { .. } => Err(MmuError::Unsupported { arch: self.arch() }),
         }
     }
 }
@@ -161,8 +164,9 @@ impl Snapshot {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn format(&self) -> Result<(AnyFormat, Table), MmuError> {
-        let (format, root) = self.mmu.tables()?;
-        let said = PageShift::new(self.base_shift).map_or(0, PageShift::bytes);
+        let base = PageShift::new(self.base_shift);
+        let (format, root) = self.mmu.tables(base.unwrap_or(PageShift::SIZE_4K))?;
+        let said = base.map_or(0, PageShift::bytes);
         let tables = format.base().bytes();
         if said != tables {
             return Err(MmuError::BasePages { said, tables });
