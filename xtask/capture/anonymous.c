@@ -42,19 +42,39 @@ static void lay_out_secret(void)
 
 static void lay_out_huge(void)
 {
-	u64 at = map_region("no_access_thp", place_huge(2), 2 * LEAF, RW, PRIVATE | ANON, -1);
+	u64 at = map_region("no_access_thp", place_huge(2 * LEAF, LEAF), 2 * LEAF, RW, PRIVATE | ANON, -1);
 	advise(at, 2 * LEAF, ADV_HUGE);
 	dirty(at);
 	dirty(at + LEAF);
 	call(SYS_mprotect, at, 2 * LEAF, 0, 0, 0, 0);
-	at = map_region("read_only_thp", place_huge(1), LEAF, RW, PRIVATE | ANON, -1);
+	at = map_region("read_only_thp", place_huge(LEAF, LEAF), LEAF, RW, PRIVATE | ANON, -1);
 	advise(at, LEAF, ADV_HUGE);
 	dirty(at);
 	call(SYS_mprotect, at, LEAF, RD, 0, 0, 0);
-	write_file("/proc/sys/vm/nr_hugepages", "8");
-	at = map_region("hugetlb_shared", place_huge(2), 2 * LEAF, RW, SHARED | ANON | HUGETLB, -1);
+	write_number("/proc/sys/vm/nr_hugepages", guest_pool + 2);
+	at = map_region("hugetlb_shared", place_huge(2 * LEAF, LEAF), 2 * LEAF, RW, SHARED | ANON | HUGETLB, -1);
 	if (at)
 		dirty(at);	/* the second stays untouched */
+}
+
+/* Sizes of huge pages beside the one by default: groups of entries with a mark, on aarch64. */
+static void lay_out_other_huge(void)
+{
+	static const struct { const char *name, *pool; int shift; } all[] = {
+		{ "hugetlb_64k", "/sys/kernel/mm/hugepages/hugepages-64kB/nr_hugepages", 16 },
+		{ "hugetlb_2m", "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", 21 },
+		{ "hugetlb_32m", "/sys/kernel/mm/hugepages/hugepages-32768kB/nr_hugepages", 25 },
+	};
+	for (u64 i = 0; i < sizeof all / sizeof *all; i++) {
+		u64 bytes = 1UL << all[i].shift, at;
+		if (bytes == LEAF || !there_is(all[i].pool))
+			continue;
+		write_number(all[i].pool, 1);
+		at = map_region(all[i].name, place_huge(bytes, bytes), bytes, RW,
+				PRIVATE | ANON | HUGETLB | all[i].shift << 26, -1);
+		if (at)
+			dirty(at);
+	}
 }
 
 /* A swap area of 1 MiB in a RAM disk, and pages that the kernel was told to put there. */
@@ -83,7 +103,7 @@ static void lay_out_swapped(void)
 	advise(at, 6 * PAGE, ADV_PAGEOUT);	/* the last two stay */
 }
 
-/* Only where tables have five levels: without a word where they have four. */
+/* Only where addresses are wide enough: without a word where they are not. */
 static void lay_out_high(void)
 {
 	u64 bytes = 8 * PAGE;
@@ -117,6 +137,7 @@ void lay_out_anonymous(void)
 	lay_out_same();
 	lay_out_secret();
 	lay_out_huge();
+	lay_out_other_huge();
 	lay_out_swapped();
 	lay_out_high();
 	region("stack", (u64)&at & -PAGE, PAGE, 0);

@@ -2,6 +2,8 @@
 
 #include "init.h"
 
+#define NO_DEVICE -19L	/* -ENODEV */
+
 static void lay_out_file(const char *name, const char *path, int prot, int flags, int write)
 {
 	long fd = open_(path, O_RW | O_CREATE);
@@ -20,7 +22,8 @@ static void lay_out_file(const char *name, const char *path, int prot, int flags
 /* The disk has the file system ext4. Without it these files are in the root, in memory. */
 static void lay_out_disk(void)
 {
-	long r = mount_("/dev/pmem0", "/disk", "ext4", "");
+	const char *disk = there_is("/dev/pmem0") ? "/dev/pmem0" : "/dev/vda";
+	long r = mount_(disk, "/disk", "ext4", "");
 	if (ERR(r))
 		warn("ext4", r);
 	/* What is written back is write-protected: not while we look. */
@@ -44,7 +47,7 @@ static void lay_out_shared_memory(void)
 /* Files whose pages are the disk's own memory. */
 static void lay_out_dax(void)
 {
-	long r = mount_("/dev/pmem1", "/dax", "ext4", "dax");
+	long r = there_is("/dev/pmem1") ? mount_("/dev/pmem1", "/dax", "ext4", "dax") : NO_DEVICE;
 	if (ERR(r)) {
 		warn("dax", r);
 		return;

@@ -3,32 +3,45 @@
 #include "init.h"
 
 /* Across the border of two entries of the root table. */
-#define GUEST (160 * SPAN - 40 * MIB)
+#define GUEST (160 * SPAN - 20 * LEAF)
 #define ROUNDS 3
 
 enum kind { FORWARD, BACKWARD, SCATTERED, HOLED, WHOLE, PART, READ, NEVER, SPLIT };
 
 static struct part {
 	const char *name;
-	u64 bytes;
+	u64 leaves;		/* its size in huge pages; 0: see below */
 	enum kind touch;
 	enum { SMALL, HUGE, MEMFD, MEMFD_HUGE, POOL } memory;
-	u64 at;
+	u64 at, bytes;
 } guest[] = {
-	{ "small", 11 * MIB, FORWARD, SMALL, 0 },	/* anonymous 4 KiB pages */
-	{ "scattered", MIB / 2, SCATTERED, SMALL, 0 },	/* short runs of frames */
-	{ "backward", MIB / 2, BACKWARD, SMALL, 0 },	/* frames run against addresses */
-	{ "thp", 24 * MIB, WHOLE, HUGE, 0 },		/* anonymous 2 MiB pages */
-	{ "thp_split", 6 * MIB, SPLIT, HUGE, 0 },	/* mapped by 4 KiB entries */
-	{ "memfd", 2 * MIB, HOLED, MEMFD, 0 },		/* shared memory with holes */
-	{ "hugetlb", 12 * MIB, WHOLE, POOL, 0 },
-	{ "untouched", 4 * MIB, NEVER, SMALL, 0 },
-	{ "zero", 2 * MIB, PART, SMALL, 0 },		/* the first pages were read */
-	{ "zero_thp", 4 * MIB, READ, HUGE, 0 },		/* the huge zero page */
-	{ "memfd_thp", 6 * MIB, WHOLE, MEMFD_HUGE, 0 },	/* shared 2 MiB pages */
-	{ "thp_more", 24 * MIB, WHOLE, HUGE, 0 },
+	{ "small", 0, FORWARD, SMALL, 0, 0 },		/* anonymous base pages */
+	{ "scattered", 0, SCATTERED, SMALL, 0, 0 },	/* short runs of frames */
+	{ "backward", 0, BACKWARD, SMALL, 0, 0 },	/* frames run against addresses */
+	{ "thp", 12, WHOLE, HUGE, 0, 0 },		/* anonymous huge pages */
+	{ "thp_split", 3, SPLIT, HUGE, 0, 0 },		/* mapped by entries of base pages */
+	{ "memfd", 1, HOLED, MEMFD, 0, 0 },		/* shared memory with holes */
+	{ "hugetlb", 6, WHOLE, POOL, 0, 0 },
+	{ "untouched", 2, NEVER, SMALL, 0, 0 },
+	{ "zero", 1, PART, SMALL, 0, 0 },		/* the first pages were read */
+	{ "zero_thp", 2, READ, HUGE, 0, 0 },		/* the huge zero page */
+	{ "memfd_thp", 3, WHOLE, MEMFD_HUGE, 0, 0 },	/* shared huge pages */
+	{ "thp_more", 12, WHOLE, HUGE, 0, 0 },
 };
 #define PARTS (sizeof guest / sizeof *guest)
+
+u64 guest_pool;
+
+/* The small parts end where a huge page begins. Large huge pages are fewer: one per round. */
+static u64 bytes_of(const struct part *p)
+{
+	u64 piece = 128 * PAGE;
+	if (p->leaves)
+		return (p->leaves > ROUNDS && LEAF > 2 * MIB ? ROUNDS : p->leaves) * LEAF;
+	if (p->touch != FORWARD)
+		return piece;
+	return ((11 * MIB + 2 * piece + LEAF - 1) & -LEAF) - 2 * piece;
+}
 
 /* Touches the part's share of round `round`, so that every part gets frames
    from all zones: the first round finds the movable zone empty, the last one
@@ -91,6 +104,11 @@ static long new_memfd(const char *name, u64 bytes)
 void lay_out_guest(void)
 {
 	u64 at = GUEST;
+	for (u64 i = 0; i < PARTS; i++) {
+		guest[i].bytes = bytes_of(&guest[i]);
+		if (guest[i].memory == POOL)
+			guest_pool += guest[i].bytes / LEAF;
+	}
 	for (u64 i = 0; i < PARTS; at += guest[i++].bytes) {
 		struct part *p = &guest[i];
 		int shared = p->memory == MEMFD || p->memory == MEMFD_HUGE;
@@ -107,13 +125,13 @@ void lay_out_guest(void)
 		region(p->name, at, p->bytes, 1);
 	}
 	for (u64 round = 0; round < ROUNDS; round++) {
-		write_file("/proc/sys/vm/nr_hugepages", (const char *[]){ "2", "4", "6" }[round]);
+		write_number("/proc/sys/vm/nr_hugepages", guest_pool / ROUNDS * (round + 1));
 		for (u64 i = 0; i < PARTS; i++)
 			touch(&guest[i], round);
 	}
 	for (u64 i = 0; i < PARTS; i++)
 		for (u64 a = guest[i].at; guest[i].touch == SPLIT && a < guest[i].at + guest[i].bytes; a += LEAF) {
-			call(SYS_mprotect, a + 37 * PAGE, PAGE, RD, 0, 0, 0);
-			call(SYS_mprotect, a + 37 * PAGE, PAGE, RW, 0, 0, 0);
+			call(SYS_mprotect, a + 21 * PAGE, PAGE, RD, 0, 0, 0);
+			call(SYS_mprotect, a + 21 * PAGE, PAGE, RW, 0, 0, 0);
 		}
 }

@@ -3,8 +3,10 @@
  * every page of it, then spins in user mode until the machine was captured. When the host says
  * so, it asks the kernel to pin what it laid out.
  *
- * Output goes to a serial port of its own (the kernel's console is another):
+ * Output goes to the console, after the kernel was told to be silent there:
  *
+ *   BEGIN
+ *   I page_size address                    of this kernel; and of the word that the host writes
  *   R name start pages in_guest        one test region
  *   P va pagemap kpageflags count n    n pages with consecutive frames
  *   T start magic attributes           file-system type and file attributes of a mapping
@@ -22,6 +24,11 @@
 #include "init.h"
 
 ENTRY
+
+u64 page_size, leaf_size;
+static volatile u64 go;	/* written by the host */
+
+enum { AT_PAGESZ = 6 };
 
 static void mount_all(void)
 {
@@ -54,37 +61,56 @@ static void print_all(void)
 	print_text("cmdline", "/proc/cmdline");
 	print_text("cpuinfo", "/proc/cpuinfo");
 	print_text("iomem", "/proc/iomem");
-	print_kernel_log();
+	print_kernel_log("kmsg");
 	print_text("smaps", "/proc/self/smaps");
 	print_pages_and_frames();
 }
 
-/* Nearly all of the time in user mode: the registers are then this process's own. */
-static void spin_until_told(long go)
+/* All of the time in user mode: the registers are then this process's own. */
+static void spin_until_told(void)
 {
-	char byte;
-	while (read_(go, &byte, 1) != 1)
-		for (volatile u32 i = 0; i < 20000000; i++)
-			;
+	while (!go)
+		;
 }
 
-void start(void)
+/* On the stack lie the arguments, the environment, and pairs of which the kernel says one each. */
+static u64 auxiliary(const u64 *stack, u64 what)
 {
-	long go;
+	const u64 *at = stack + 1 + *stack + 1;
+	while (*at++)
+		;
+	while (*at && *at != what)
+		at += 2;
+	return at[1];
+}
+
+static void tell_sizes(void)
+{
+	leaf_size = read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+	if (leaf_size == 0 || leaf_size > 32 * MIB)
+		leaf_size = 2 * MIB;	/* none, or none that this machine has memory for */
+	put("I");
+	put_hex(page_size);
+	put_hex((u64)&go);
+	put("\n");
+}
+
+void start(const u64 *stack)
+{
+	page_size = auxiliary(stack, AT_PAGESZ);
 	mount_all();
 	open_output();
+	tell_sizes();
 	touch_page_buffers();
 	load_modules();
-	go = open_(GO, O_RW | O_NONBLOCK);
-	if (ERR(go))
-		warn(GO, go);
 	lay_out();
 	flush();
 	print_all();
 	put("READY\n");
 	flush();
-	spin_until_told(go);
+	spin_until_told();
 	ask_all();
+	print_kernel_log("kmsg_after");
 	put("DONE\n");
 	flush();
 	for (;;)

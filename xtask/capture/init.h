@@ -6,18 +6,22 @@ typedef unsigned char u8;
 
 #if defined(__x86_64__)
 #include "x86_64.h"
+#elif defined(__aarch64__)
+#include "aarch64.h"
 #else
 #error "no system call layer for this architecture yet"
 #endif
 
-#define PAGE 0x1000UL
+extern u64 page_size, leaf_size;	/* the kernel's base pages, and its huge pages by default */
+#define PAGE page_size
+#define LEAF leaf_size
 #define MIB 0x100000UL
 #define ERR(r) ((u64)(r) > -4096UL)
 
 enum { RD = 1, WR = 2, EX = 4, RW = 3 };
-enum { SHARED = 1, PRIVATE = 2, FIXED = 0x10, ANON = 0x20, LATER = 0x4000, HUGETLB = 0x40000 };
+enum { SHARED = 1, PRIVATE = 2, FIXED = 0x10, ANON = 0x20, HUGETLB = 0x40000 };
 enum { ADV_MERGEABLE = 12, ADV_HUGE = 14, ADV_NOHUGE = 15, ADV_PAGEOUT = 21 };
-enum { O_RW = 2, O_CREATE = 0x40, O_NONBLOCK = 0x800 };
+enum { O_RW = 2, O_CREATE = 0x40 };
 
 /* sys.c: system calls with fewer words */
 long open_(const char *path, int flags);
@@ -32,6 +36,8 @@ void sleep_ms(long ms);
 void dirty(u64 at);
 void look(u64 at);
 void write_file(const char *path, const char *text);
+void write_number(const char *path, u64 value);
+int there_is(const char *path);
 u64 read_number(const char *path);
 
 /* output.c: lines for the host */
@@ -44,7 +50,7 @@ void put(const char *s);
 void put_hex(u64 v);
 void warn(const char *what, long error);
 void print_text(const char *name, const char *path);
-void print_kernel_log(void);
+void print_kernel_log(const char *name);
 
 /* regions.c: what was laid out */
 struct region {
@@ -55,13 +61,14 @@ struct region {
 extern struct region regions[MAX_REGIONS];
 extern u64 region_count;
 u64 place(void);
-u64 place_huge(u64 leaves);
+u64 place_huge(u64 bytes, u64 align);
 void region(const char *name, u64 at, u64 bytes, int in_guest);
 u64 map_region(const char *name, u64 at, u64 bytes, int prot, int flags, long fd);
 u64 anon(const char *name, u64 pages);
 
 /* guest.c, anonymous.c, files.c: the regions */
 void lay_out_guest(void);
+extern u64 guest_pool;	/* huge pages that the guest has reserved */
 void lay_out_shared_with_child(void);
 void lay_out_anonymous(void);
 void lay_out_files(void);

@@ -1,6 +1,8 @@
-/* Lines for the host. They go to a serial port of their own: the kernel's console is another. */
+/* Lines for the host. They go to the console, where the kernel says nothing any more. */
 
 #include "init.h"
+
+enum { READ_ALL = 3, CONSOLE_OFF = 6 };	/* of syslog */
 
 static long out = 1;
 static char line[0x4000];
@@ -10,9 +12,11 @@ char text_buffer[0x40000];
 
 void open_output(void)
 {
-	long fd = open_(OUTPUT, O_RW);
+	long fd = open_("/dev/console", O_RW);
 	if (!ERR(fd))
 		out = fd;
+	call(SYS_syslog, CONSOLE_OFF, 0, 0, 0, 0, 0);
+	put("\nBEGIN\n");
 	/* Own pages first, so that printing changes nothing. */
 	for (u64 i = 0; i < sizeof text_buffer; i += PAGE)
 		text_buffer[i] = 1;
@@ -91,11 +95,15 @@ void print_text(const char *name, const char *path)
 	close_(fd);
 }
 
-void print_kernel_log(void)
+void print_kernel_log(const char *name)
 {
-	long n = call(SYS_syslog, 3, (long)text_buffer, sizeof text_buffer, 0, 0, 0);
-	put("F kmsg\n");
+	long n = call(SYS_syslog, READ_ALL, (long)text_buffer, sizeof text_buffer, 0, 0, 0);
+	put("F ");
+	put(name);
+	put("\n");
 	if (n > 0)
 		bytes_out(text_buffer, n);
-	put("\nE kmsg\n");
+	put("\nE ");
+	put(name);
+	put("\n");
 }

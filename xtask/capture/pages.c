@@ -113,7 +113,7 @@ static void print_type(u64 start, u64 end)
 	call(SYS_statx, -1, (long)path, 0, 0, (long)more, 0);
 	put("T");
 	put_hex(start);
-	put_hex(stat[0]);
+	put_hex(*(fs_type *)stat);
 	put_hex(more[1]);
 	put("\n");
 }

@@ -9,7 +9,7 @@ struct region regions[MAX_REGIONS];
 u64 region_count;
 
 static u64 next_at = OTHERS;
-static u64 next_huge = (OTHERS | 0x3fffffff) + 1 - 8 * LEAF;	/* goes over the end of a table */
+static u64 next_huge;
 
 u64 place(void)
 {
@@ -17,11 +17,12 @@ u64 place(void)
 	return next_at - STEP;
 }
 
-/* With one page of the second size free behind it. */
-u64 place_huge(u64 leaves)
+/* With one huge page free behind it. The first ones lie across 1 GiB, the end of many a table. */
+u64 place_huge(u64 bytes, u64 align)
 {
-	u64 at = next_huge;
-	next_huge += (leaves + 1) * LEAF;
+	u64 at = next_huge ? next_huge : (OTHERS | 0x3fffffff) + 1 - 8 * LEAF;
+	at = (at + align - 1) & -align;
+	next_huge = at + bytes + LEAF;
 	return at;
 }
 
@@ -33,6 +34,7 @@ void region(const char *name, u64 at, u64 bytes, int in_guest)
 	put_hex(bytes / PAGE);
 	put_hex(in_guest);
 	put("\n");
+	flush();	/* if what comes next kills init, that is in the log */
 	if (region_count < MAX_REGIONS)
 		regions[region_count++] = (struct region){ name, at, bytes / PAGE };
 }

@@ -2,6 +2,8 @@
 
 #include "init.h"
 
+#define HERE -100L	/* AT_FDCWD */
+
 void *memset(void *to, int byte, u64 n)
 {
 	volatile u8 *p = to;
@@ -12,7 +14,7 @@ void *memset(void *to, int byte, u64 n)
 
 long open_(const char *path, int flags)
 {
-	return call(SYS_open, (long)path, flags, 0644, 0, 0, 0);
+	return call(SYS_openat, HERE, (long)path, flags, 0644, 0, 0);
 }
 
 void close_(long fd)
@@ -42,7 +44,7 @@ void advise(u64 at, u64 bytes, int what)
 
 void make_dir(const char *path)
 {
-	call(SYS_mkdir, (long)path, 0755, 0, 0, 0, 0);
+	call(SYS_mkdirat, HERE, (long)path, 0755, 0, 0, 0);
 }
 
 long mount_(const char *what, const char *where, const char *type, const char *options)
@@ -79,6 +81,25 @@ void write_file(const char *path, const char *text)
 	}
 	if (ERR(n))
 		warn(path, n);
+}
+
+void write_number(const char *path, u64 value)
+{
+	char text[24], *at = text + sizeof text;
+	*--at = 0;
+	do
+		*--at = '0' + value % 10;
+	while (value /= 10);
+	write_file(path, at);
+}
+
+int there_is(const char *path)
+{
+	long fd = open_(path, 0);
+	if (ERR(fd))
+		return 0;
+	close_(fd);
+	return 1;
 }
 
 u64 read_number(const char *path)

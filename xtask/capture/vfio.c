@@ -20,8 +20,8 @@ static long open_group(void)
 {
 	char link[128], path[32] = "/dev/vfio/";
 	u64 to = length(path);
-	long n = call(SYS_readlink, (long)"/sys/bus/pci/devices/" DEVICE "/iommu_group",
-		      (long)link, sizeof link - 1, 0, 0, 0), from = n;
+	long n = call(SYS_readlinkat, 0, (long)"/sys/bus/pci/devices/" DEVICE "/iommu_group",
+		      (long)link, sizeof link - 1, 0, 0), from = n;
 	if (ERR(n))
 		return n;
 	while (from > 0 && link[from - 1] != '/')

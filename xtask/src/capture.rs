@@ -3,13 +3,17 @@
 //! the machine goes on, and the kernel's answers to long-term pins of those pages are added: pins
 //! change what was captured, so they come last.
 //!
-//! `machine` runs QEMU, `initramfs` builds what it boots into, `modules` and `disk` are what the
-//! kernel finds there, `report` reads what init printed, `tables` collects the table pages, `check`
-//! holds both against each other.
+//! `arch` is what differs between machines. `kernel` and `debian` find and fetch kernels, `machine`
+//! runs QEMU and `gdb` talks to it, `initramfs` builds what it boots into, `modules` and `disk` are
+//! what the kernel finds there, `report` reads what init printed, `tables` collects the tables,
+//! `check` holds both against each other.
 
+pub(crate) mod arch;
 mod check;
+mod debian;
 mod disk;
 mod frames;
+mod gdb;
 mod initramfs;
 pub(crate) mod kernel;
 mod machine;
@@ -23,9 +27,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pinfold_sim::snapshot::{FrameRange, Mmu, PAGEMAP_FRAME, Snapshot, Verdict};
+use pinfold_arch::PageFormat;
+use pinfold_sim::snapshot::{FrameRange, PAGEMAP_FRAME, Snapshot, Verdict};
 
 use crate::command::root;
+use arch::Arch;
 use machine::Machine;
 use modules::Module;
 use options::Options;
@@ -38,40 +44,46 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         return Ok(());
     };
     let begin = Instant::now();
-    let work = root().join("target/capture");
-    fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let kernel = kernel(&options)?;
     println!("kernel    {}", kernel.display());
+    let Some(out) = &options.out else { return Ok(()) };
+    let work = root().join("target/capture").join(options.arch.name);
+    fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let modules = modules(&options, &kernel)?;
-    let initramfs = initramfs::build(&work, &modules)?;
+    let initramfs = initramfs::build(&work, options.arch, &modules)?;
     let with_disk = disk::make(&work)?;
     let mut machine = Machine::start(&options, &kernel, &initramfs, with_disk, &work)?;
     machine.wait_for(report::READY, "booting")?;
-    let mut snapshot = snapshot(&mut machine)?;
-    check::agree(&snapshot)?;
+    let mut snapshot = snapshot(&mut machine, options.arch)?;
+    check::agree(&snapshot, options.arch.unhide)?;
     snapshot.verdicts = ask(&mut machine)?;
     let bytes = snapshot.to_bytes();
     if Snapshot::parse(&bytes).as_ref() != Ok(&snapshot) {
         return Err("the file that would be written does not read back as the same".into());
     }
-    fs::write(&options.out, &bytes).map_err(|error| format!("{}: {error}", options.out))?;
+    fs::write(out, &bytes).map_err(|error| format!("{out}: {error}"))?;
     describe(&snapshot);
     let seconds = begin.elapsed().as_secs_f32();
-    println!("{}: {} bytes in {seconds:.1} s", options.out, bytes.len());
+    println!("{out}: {} bytes in {seconds:.1} s", bytes.len());
     Ok(())
 }
 
-/// The newest kernel at hand that no committed snapshot is of: from `target/kernels`, or else
+/// Where the kernels of an architecture are unpacked.
+pub(crate) fn kernels(arch: &Arch) -> PathBuf {
+    root().join("target/kernels").join(arch.name)
+}
+
+/// The newest kernel at hand that no committed snapshot is of: one that was unpacked, or else
 /// Debian's current one. Without either, the newest at hand.
-pub(crate) fn other_kernel() -> Result<PathBuf, String> {
+pub(crate) fn other_kernel(arch: &Arch) -> Result<PathBuf, String> {
     let committed = committed()?;
-    let kernels = root().join("target/kernels");
+    let kernels = kernels(arch);
     let known = |image: &PathBuf| committed.contains(&kernel::release(image));
     let mut unpacked = kernel::unpacked(&kernels);
     if let Some(other) = unpacked.iter().rev().find(|image| !known(image)) {
         return Ok(other.clone());
     }
-    let fetched = kernel::fetch(&kernels, "");
+    let fetched = debian::fetch(&kernels, arch, "", None);
     match (fetched, unpacked.pop()) {
         (Ok(image), _) if !known(&image) => Ok(image),
         (_, Some(newest)) => {
@@ -103,9 +115,9 @@ fn kernel(options: &Options) -> Result<PathBuf, String> {
     if let Some(path) = &options.kernel {
         return fs::canonicalize(path).map_err(|error| format!("{path}: {error}"));
     }
-    let kernels = root().join("target/kernels");
+    let kernels = kernels(options.arch);
     if let Some(version) = &options.fetch {
-        return kernel::fetch(&kernels, version);
+        return debian::fetch(&kernels, options.arch, version, options.flavour.as_deref());
     }
     let newest = kernel::unpacked(&kernels).pop();
     newest.ok_or(format!(
@@ -128,7 +140,9 @@ fn modules(options: &Options, kernel: &Path) -> Result<Vec<Module>, String> {
 /// Lets init ask, after all else is captured. What was answered until something went wrong counts:
 /// the rest of the snapshot is good.
 fn ask(machine: &mut Machine) -> Result<Vec<Verdict>, String> {
-    let asked = machine.go_on().and_then(|()| machine.wait_for(report::DONE, "asking"));
+    let go = Report::read(&machine.output()?)?.go;
+    let told = machine.gdb.set_word(go).and_then(|()| machine.gdb.go_on());
+    let asked = told.and_then(|()| machine.wait_for(report::DONE, "asking"));
     if let Err(why) = asked {
         println!("warning   not all was asked: {why}");
     }
@@ -136,45 +150,43 @@ fn ask(machine: &mut Machine) -> Result<Vec<Verdict>, String> {
     for warning in report.warnings_after_ready() {
         println!("warning   init: {warning}");
     }
-    for complaint in machine.complaints() {
+    for complaint in report.complaints() {
         println!("warning   kernel: {complaint}");
     }
     Ok(report.verdicts)
 }
 
 /// Everything about the stopped machine and its one process.
-fn snapshot(machine: &mut Machine) -> Result<Snapshot, String> {
-    let registers = machine.stop()?;
+fn snapshot(machine: &mut Machine, arch: &Arch) -> Result<Snapshot, String> {
+    machine.stop()?;
     let report = Report::read(&machine.output()?)?;
     for warning in &report.warnings {
         println!("warning   init: {warning}");
     }
-    let levels = if registers.la57 { 5 } else { 4 };
-    let tables = tables::collect(registers.root, levels, |addr| machine.read_table(addr))?;
-    println!("tables    {} pages", tables.len());
+    let base_shift = report.base_shift()?;
     let file = |name| report.file(name);
     let zones = procfs::zones(file("zoneinfo")?)?;
     let memory = frames::classes(&report.frames, &report.pages);
-    Ok(Snapshot {
+    let mut snapshot = Snapshot {
         kernel: file("release")?.trim().to_owned(),
         command_line: file("cmdline")?.trim().to_owned(),
-        mmu: Mmu::X86_64 {
-            cr3: registers.root,
-            levels,
-            phys_bits: procfs::phys_bits(file("cpuinfo")?)?,
-            no_execute: registers.no_execute,
-        },
-        base_shift: 12,
-        tables,
+        mmu: (arch.mmu)(&mut machine.gdb, &report)?,
+        base_shift,
+        tables: Vec::new(),
         mappings: procfs::mappings(file("smaps")?, &report.files_mapped)?,
-        cma: procfs::cma(file("kmsg")?)?,
-        ram: procfs::ram(file("iomem")?)?,
+        cma: procfs::cma(file("kmsg")?, base_shift)?,
+        ram: procfs::ram(file("iomem")?, base_shift)?,
         regions: report.regions,
         pages: report.pages,
         zones,
         memory,
         verdicts: Vec::new(),
-    })
+    };
+    let (format, top) = snapshot.format().map_err(|error| error.to_string())?;
+    let read = |addr, bytes| machine.gdb.read_physical(addr, bytes);
+    snapshot.tables = tables::collect(&format, top, read)?;
+    println!("tables    {} of {}", snapshot.tables.len(), format.name());
+    Ok(snapshot)
 }
 
 /// Prints, for each region, how many pages lie where.

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::audit::Objdump;
-use crate::capture::kernel;
-use crate::command::{command, root};
+use crate::capture::{self, arch, kernel};
+use crate::command::command;
 use crate::toolchain::{self, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX};
 
 /// How to see that a tool is there.
@@ -28,7 +28,7 @@ pub(crate) enum From {
     DebianOr(&'static str, &'static str),
     /// `cargo install`: crate and version.
     Crate(&'static str, &'static str),
-    /// This command, which wants Debian's package lists.
+    /// This command.
     Command(&'static str),
     /// Nothing that setup could install; the text says what to do.
     Hand(&'static str),
@@ -105,8 +105,6 @@ pub(crate) const LIBC: Need = Need {
 };
 pub(crate) const VALGRIND: Need = Need::debian("valgrind", "valgrind");
 
-pub(crate) const QEMU: Need = Need::debian("qemu-system-x86_64", "qemu-system-x86");
-
 /// Packs the modules of kernels since 6.12.
 pub(crate) const XZ: Need = Need::debian("xz", "xz-utils");
 pub(crate) const MKFS: Need = Need {
@@ -115,14 +113,26 @@ pub(crate) const MKFS: Need = Need {
     from: From::Debian("e2fsprogs"),
 };
 
-/// A kernel to boot: a package that is unpacked under `target`, never installed.
-pub(crate) const KERNEL: Need = Need {
-    name: "a Debian kernel",
-    probe: Probe::Asks(|| !kernel::unpacked(&root().join("target/kernels")).is_empty()),
-    from: From::Command(
-        "cargo xtask capture --arch x86_64 --fetch --out target/capture/fetched.snap",
+pub(crate) const CAPTURE_X86_64: &[&Need] = &[
+    &Need::debian("qemu-system-x86_64", "qemu-system-x86"),
+    &CC,
+    &XZ,
+    &MKFS,
+    &kernel(
+        "a kernel for x86_64",
+        || has_kernel("x86_64"),
+        "cargo xtask capture --arch x86_64 --fetch",
     ),
-};
+];
+/// A kernel to boot: a package that is unpacked under `target`, never installed.
+const fn kernel(name: &'static str, there: fn() -> bool, command: &'static str) -> Need {
+    Need { name, probe: Probe::Asks(there), from: From::Command(command) }
+}
+
+fn has_kernel(arch: &str) -> bool {
+    let found = arch::Arch::named(arch).map(|arch| kernel::unpacked(&capture::kernels(arch)));
+    found.is_ok_and(|images| !images.is_empty())
+}
 
 /// Disassembles for every machine that the audit knows.
 pub(crate) const OBJDUMP: Need = Need {

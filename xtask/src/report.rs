@@ -29,9 +29,9 @@ impl Row {
 
 /// The table of tiers and, as the last line, the tests of all of them.
 pub(crate) fn summary(rows: &[Row]) -> ExitCode {
-    println!("\n{:<12}{:<8}{:>7}", "tier", "result", "time");
+    println!("\n{:<21}{:<8}{:>7}", "tier", "result", "time");
     for row in rows {
-        println!("{:<12}{}", row.tier.name, row.line());
+        println!("{:<21}{}", row.tier.name, row.line());
     }
     let outcomes = || rows.iter().map(|row| &row.outcome);
     println!("\n{}", last_line(outcomes()));
@@ -63,13 +63,13 @@ fn last_line<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> String {
 
 /// `cargo xtask test --list`.
 pub(crate) fn list() {
-    println!("{:<12}{:>8}  {:<44}needs", "tier", "minutes", "what");
+    println!("{:<21}{:>8}  {:<44}needs", "tier", "minutes", "what");
     for (title, tiers) in [("hosted: `cargo xtask test`", HOSTED), ("the rest", EXTRA)] {
         println!("-- {title}");
         for tier in tiers {
             let needs: Vec<&str> = tier.needs.iter().map(|need| need.name).collect();
             let needs = if needs.is_empty() { "stable Rust".to_owned() } else { needs.join(", ") };
-            println!("{:<12}{:>8}  {:<44}{needs}", tier.name, tier.minutes, tier.what);
+            println!("{:<21}{:>8}  {:<44}{needs}", tier.name, tier.minutes, tier.what);
         }
     }
 }

@@ -71,26 +71,20 @@ fn install_lines(missing: &[&Need]) -> Vec<Vec<String>> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut packages = Vec::new();
     let mut others = Vec::new();
-    let mut lists = false;
     for need in missing {
         match need.from {
             From::Debian(names) | From::DebianOr(names, _) => packages.append(&mut words(names)),
             From::Crate(name, version) => {
                 others.push(words(&format!("cargo install --locked {name}@{version}")));
             }
-            From::Command(line) => {
-                lists = true;
-                others.push(words(line));
-            }
+            From::Command(line) => others.push(words(line)),
             From::Hand(_) => {}
         }
     }
     let apt = if is_root() { "apt-get" } else { "sudo apt-get" };
     let mut lines = Vec::new();
-    if lists || !packages.is_empty() {
-        lines.push(words(&format!("{apt} update")));
-    }
     if !packages.is_empty() {
+        lines.push(words(&format!("{apt} update")));
         // Several needs may be of one package.
         packages.sort();
         packages.dedup();
@@ -133,7 +127,7 @@ fn install(lines: &[Vec<String>]) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::install_lines;
-    use crate::need::{AARCH64, CARGO_DENY, KERNEL, NIGHTLY, QEMU, S390X, VALGRIND};
+    use crate::need::{AARCH64, CAPTURE_X86_64, CARGO_DENY, MKFS, NIGHTLY, S390X, VALGRIND};
 
     fn last_words(lines: &[Vec<String>]) -> Vec<&str> {
         lines.iter().filter_map(|line| line.last().map(String::as_str)).collect()
@@ -141,9 +135,9 @@ mod tests {
 
     #[test]
     fn packages_in_one_line_and_the_others_one_by_one() {
-        let lines = install_lines(&[&VALGRIND, &CARGO_DENY, &QEMU, &NIGHTLY]);
+        let lines = install_lines(&[&VALGRIND, &CARGO_DENY, &MKFS, &NIGHTLY]);
         assert_eq!(last_words(&lines), ["update", "valgrind", "cargo-deny@0.20.2"]);
-        assert!(lines[1].contains(&"qemu-system-x86".to_owned()));
+        assert!(lines[1].contains(&"e2fsprogs".to_owned()));
         assert!(install_lines(&[&NIGHTLY]).is_empty());
     }
 
@@ -157,7 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_wants_fresh_package_lists() {
-        assert_eq!(last_words(&install_lines(&[&KERNEL]))[0], "update");
+    fn a_kernel_is_fetched_after_its_tools() {
+        let lines = install_lines(CAPTURE_X86_64);
+        assert_eq!(last_words(&lines)[0], "update");
+        assert_eq!(last_words(&lines)[2..], ["--fetch"]);
+        assert!(lines[1].contains(&"qemu-system-x86".to_owned()));
     }
 }

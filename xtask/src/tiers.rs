@@ -79,11 +79,11 @@ pub(crate) const EXTRA: &[Tier] = &[
         extra::fuzz,
     ),
     Tier::new(
-        "capture",
+        "capture:x86_64",
         "a fresh kernel's tables, pinned by pin_guest",
         "0.5",
-        &[&need::QEMU, &need::CC, &need::XZ, &need::MKFS, &need::KERNEL],
-        extra::capture,
+        need::CAPTURE_X86_64,
+        || extra::capture("x86_64", Some(5)),
     ),
     Tier::new("s390x", "the tests on a big-endian CPU", "5", need::S390X, foreign::s390x),
     Tier::new("powerpc64le", "the tests on POWER", "5", need::POWERPC64LE, foreign::powerpc64le),
@@ -121,14 +121,26 @@ enum Choice<'a> {
     Unknown(&'a str),
 }
 
+/// A name before a colon means all tiers that begin so.
 fn choose<'a>(args: &[&'a str]) -> Result<Vec<&'static Tier>, Choice<'a>> {
-    let known =
-        |&name: &&'a str| every().find(|tier| tier.name == name).ok_or(Choice::Unknown(name));
+    let means = |name: &str, tier: &Tier| {
+        tier.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
     match args {
         [] => Ok(HOSTED.iter().collect()),
         ["all"] => Ok(every().collect()),
         ["--list"] => Err(Choice::List),
-        names => names.iter().map(known).collect(),
+        names => {
+            let mut chosen = Vec::new();
+            for &name in names {
+                let before = chosen.len();
+                chosen.extend(every().filter(|tier| means(name, tier)));
+                if chosen.len() == before {
+                    return Err(Choice::Unknown(name));
+                }
+            }
+            Ok(chosen)
+        }
     }
 }
 
@@ -164,6 +176,8 @@ mod tests {
     fn tiers_by_name() {
         assert_eq!(names(&["loom", "fmt"]), ["loom", "fmt"]);
         assert_eq!(choose(&["fmt", "nope"]).err(), Some(Choice::Unknown("nope")));
+        assert_eq!(names(&["capture:x86_64", "fuzz"]), ["capture:x86_64", "fuzz"]);
+        assert_eq!(names(&["capture"])[0], "capture:x86_64");
         assert_eq!(choose(&["--list"]).err(), Some(Choice::List));
     }
 

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use pinfold_sim::snapshot::{Mapping, Mmu, Snapshot};
+use pinfold_sim::snapshot::{Mapping, Snapshot};
 
-use super::tables::{Found, find};
+use super::arch::Unhide;
+use super::tables::{Found, Tables};
 
 /// Bit of a `/proc/self/pagemap` word: the page is in a swap area.
 const PAGEMAP_SWAPPED: u64 = 1 << 62;
@@ -21,12 +22,12 @@ enum Said {
 /// At most this many differences are told.
 const SHOWN: usize = 5;
 
-pub(super) fn agree(snapshot: &Snapshot) -> Result<(), String> {
-    let Mmu::X86_64 { cr3, levels, .. } = snapshot.mmu else {
-        return Err("capture: tables of another architecture".into());
-    };
-    let tables: BTreeMap<u64, &[u64]> =
+/// `unhide` is the architecture's, for pages without access.
+pub(super) fn agree(snapshot: &Snapshot, unhide: Unhide) -> Result<(), String> {
+    let (format, top) = snapshot.format().map_err(|error| error.to_string())?;
+    let entries: BTreeMap<u64, &[u64]> =
         snapshot.tables.iter().map(|table| (table.addr, table.entries.as_slice())).collect();
+    let tables = Tables { format, top, entries, unhide };
     let mut wrong = Vec::new();
     let mut compared = 0u64;
     for run in &snapshot.pages {
@@ -37,7 +38,7 @@ pub(super) fn agree(snapshot: &Snapshot) -> Result<(), String> {
                 None if run.pagemap & PAGEMAP_SWAPPED != 0 => Said::Swapped,
                 None => Said::Nothing,
             };
-            let found = find(&tables, cr3, levels, va)?;
+            let found = tables.find(va)?;
             let mapping = snapshot.mappings.iter().find(|m| m.start <= va && va < m.end);
             if !mapping.is_some_and(|mapping| explained(found, said, mapping)) {
                 wrong.push(format!("{va:#x}: kernel says {said:x?}, tables {found:x?}"));
@@ -60,7 +61,7 @@ fn explained(found: Found, said: Said, mapping: &Mapping) -> bool {
     match (found, said) {
         (Found::Empty, Said::Nothing) => true,
         (Found::Frame(frame), Said::Frame(said)) => frame == said,
-        (Found::Hidden(frame), Said::Frame(said)) => no_access && frame == said,
+        (Found::Hidden(frame), Said::Frame(said)) => no_access && frame == Some(said),
         // The entry says where in the swap area.
         (Found::Hidden(_), Said::Swapped) => true,
         // Device memory has no frame in the kernel's books.

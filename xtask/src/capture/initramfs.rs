@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::arch::Arch;
 use super::kernel::missing;
 use super::modules::Module;
 use crate::command::root;
@@ -28,15 +29,12 @@ const SOURCES: &str = "xtask/capture";
 const LIST: &str = "modules";
 
 /// Compiles init and packs it; returns the archive's path in `work`.
-pub(super) fn build(work: &Path, modules: &[Module]) -> Result<PathBuf, String> {
-    let (compiler, package) = if cfg!(target_arch = "x86_64") {
-        ("gcc", "gcc")
-    } else {
-        ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu")
-    };
+pub(super) fn build(work: &Path, arch: &Arch, modules: &[Module]) -> Result<PathBuf, String> {
+    let (compiler, package) = arch.compiler();
     let init = work.join("init");
     let status = Command::new(compiler)
         .args(FLAGS)
+        .args(arch.flags)
         .arg("-o")
         .arg(&init)
         .args(sources()?)

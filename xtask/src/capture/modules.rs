@@ -7,10 +7,18 @@ use std::process::Command;
 
 use super::kernel::missing;
 
-/// The disks and their bus, the RAM disk to swap to, and user-space drivers. What a kernel has
+/// The disks, their bus and file system, the RAM disk to swap to, and user-space drivers. What a kernel has
 /// built in, or does not have, is not in its directory.
-const WANTED: [&str; 6] =
-    ["virtio_pci", "nd_pmem", "virtio_pmem", "brd", "vfio_iommu_type1", "vfio_pci"];
+const WANTED: [&str; 8] = [
+    "virtio_pci",
+    "virtio_blk",
+    "nd_pmem",
+    "virtio_pmem",
+    "ext4",
+    "brd",
+    "vfio_iommu_type1",
+    "vfio_pci",
+];
 /// How each ending of a file name is undone, and the Debian package that can.
 const PACKED: [(&str, &str, &str); 3] =
     [(".ko.xz", "xz", "xz-utils"), (".ko.gz", "gzip", "gzip"), (".ko.zst", "zstd", "zstd")];

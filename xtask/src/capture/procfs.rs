@@ -88,24 +88,26 @@ pub(super) fn zones(text: &str) -> Result<Vec<Zone>, String> {
 }
 
 /// `cma: Reserved 64 MiB at 0x0000000004000000` in the kernel's log.
-pub(super) fn cma(log: &str) -> Result<Vec<FrameRange>, String> {
+pub(super) fn cma(log: &str, base_shift: u8) -> Result<Vec<FrameRange>, String> {
     if log.contains("could not be activated") {
         return Err("the kernel gave up its CMA area; please choose another --cma".into());
     }
     let area = |text: &str| {
         let (size, place) = text.split_once(" MiB at 0x")?;
         let (size, place) = (leading::<u64>(size)?, hex(place.split_whitespace().next()?)?);
-        Some(FrameRange { start_pfn: place >> 12, frames: size << 8, name: "reserved".into() })
+        let (start_pfn, frames) = (place >> base_shift, size << 20 >> base_shift);
+        Some(FrameRange { start_pfn, frames, name: "reserved".into() })
     };
     let texts = log.lines().filter_map(|line| line.split_once("cma: Reserved "));
     texts.map(|(_, text)| area(text).ok_or(format!("kernel log: {text}"))).collect()
 }
 
 /// Whole frames of `System RAM` in `/proc/iomem`.
-pub(super) fn ram(iomem: &str) -> Result<Vec<FrameRange>, String> {
+pub(super) fn ram(iomem: &str, base_shift: u8) -> Result<Vec<FrameRange>, String> {
+    let frame = 1 << base_shift;
     let range = |range: &str, name: &str| {
         let (first, last) = range.split_once('-')?;
-        let (first, behind) = (hex(first)?.div_ceil(4096), (hex(last)? + 1) >> 12);
+        let (first, behind) = (hex(first)?.div_ceil(frame), (hex(last)? + 1) / frame);
         Some(FrameRange {
             start_pfn: first,
             frames: behind.saturating_sub(first),
@@ -176,16 +178,16 @@ mod tests {
     fn areas_of_the_contiguous_allocator() {
         let log = "<6>[    0.02] cma: Reserved 160 MiB at 0x0000000005000000 on node -1\n";
         let area = FrameRange { start_pfn: 0x5000, frames: 40_960, name: "reserved".into() };
-        assert_eq!(cma(log), Ok(vec![area]));
-        assert_eq!(cma("<6>nothing of the kind"), Ok(Vec::new()));
-        assert!(cma("cma: CMA area reserved could not be activated").is_err());
+        assert_eq!(cma(log, 12), Ok(vec![area]));
+        assert_eq!(cma("<6>nothing of the kind", 12), Ok(Vec::new()));
+        assert!(cma("cma: CMA area reserved could not be activated", 12).is_err());
     }
 
     #[test]
     fn ram_in_whole_frames() {
         let text = "00001000-0009fbff : System RAM\n  00002000-00002fff : System RAM\n";
         let range = FrameRange { start_pfn: 1, frames: 0x9e, name: "System RAM".into() };
-        assert_eq!(ram(text), Ok(vec![range]));
+        assert_eq!(ram(text, 12), Ok(vec![range]));
         assert_eq!(phys_bits("address sizes\t: 40 bits physical, 48 bits virtual"), Ok(40));
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use pinfold_sim::snapshot::{PageRun, Region, Verdict};
 
+/// What stands before is the kernel's.
+pub(super) const BEGIN: &str = "BEGIN";
 /// All was laid out and described.
 pub(super) const READY: &str = "READY";
 /// All was asked.
@@ -24,6 +26,10 @@ const ATTR_DAX: u64 = 0x20_0000;
 /// Everything that init said.
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    /// The kernel's base page size in bytes.
+    page_size: u64,
+    /// Address of the word that init waits for; 0 if it did not say.
+    pub(super) go: u64,
     pub(super) regions: Vec<Region>,
     /// Sorted by address.
     pub(super) pages: Vec<PageRun>,
@@ -48,7 +54,7 @@ impl Report {
             if line == READY {
                 report.warnings_while_laying_out = report.warnings.len();
             }
-            if line == READY || line == DONE {
+            if line == READY || line == DONE || line.is_empty() {
                 continue;
             }
             if let Some(name) = line.strip_prefix("F ") {
@@ -67,6 +73,7 @@ impl Report {
     fn line(&mut self, line: &str) -> Option<()> {
         let (kind, rest) = line.split_once(' ')?;
         match kind {
+            "I" => [self.page_size, self.go] = numbers(rest)?,
             "W" => self.warnings.push(rest.to_owned()),
             "R" => {
                 let (name, rest) = rest.split_once(' ')?;
@@ -88,6 +95,25 @@ impl Report {
             _ => return None,
         }
         Some(())
+    }
+
+    /// log2 of the kernel's base page size.
+    pub(super) fn base_shift(&self) -> Result<u8, String> {
+        let shift = self.page_size.checked_ilog2().filter(|_| self.page_size.is_power_of_two());
+        let shift = shift.and_then(|shift| u8::try_from(shift).ok());
+        shift.ok_or(format!("init tells of pages of {:#x} bytes", self.page_size))
+    }
+
+    /// Places in the kernel that complained of something, as it names them.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let log = self.files.get("kmsg_after").map_or("", String::as_str);
+        let mut found: Vec<String> = ["WARNING: ", "BUG: "]
+            .iter()
+            .flat_map(|word| log.lines().filter_map(move |line| line.split_once(word)))
+            .map(|(_, what)| what.trim().to_owned())
+            .collect();
+        found.dedup();
+        found
     }
 
     /// Those that have to do with asking.

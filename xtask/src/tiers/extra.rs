@@ -79,13 +79,17 @@ pub(super) fn fuzz() -> Outcome {
     Ok(Counts::default())
 }
 
-/// Page tables and answers of a kernel that no committed snapshot is of, with five levels.
-pub(super) fn capture() -> Outcome {
+/// Page tables and answers of a kernel that no committed snapshot is of, with so many levels where
+/// there is a choice.
+pub(super) fn capture(arch: &str, levels: Option<u8>) -> Outcome {
     let failed = |why| Stop::Failed { counts: Counts::default(), why };
-    let kernel = capture::other_kernel().map_err(failed)?.display().to_string();
-    let out = root().join("target/capture/fresh.snap").display().to_string();
-    let args = ["--arch", "x86_64", "--levels", "5", "--kernel", &kernel, "--out", &out];
-    capture::run(&args.map(str::to_owned)).map_err(failed)?;
+    let named = capture::arch::Arch::named(arch).map_err(failed)?;
+    let kernel = capture::other_kernel(named).map_err(failed)?.display().to_string();
+    let out = root().join(format!("target/capture/{arch}.snap")).display().to_string();
+    let args = ["--arch", arch, "--kernel", &kernel, "--out", &out].map(str::to_owned);
+    let levels = levels.map(|levels| ["--levels".to_owned(), levels.to_string()]);
+    let args: Vec<String> = args.into_iter().chain(levels.into_iter().flatten()).collect();
+    capture::run(&args).map_err(failed)?;
     let mut example = hosted::pin_guest();
     example.args(["--", "--snapshot", &out]);
     check(example, Show::OnFailure)
