@@ -326,9 +326,9 @@ fn what_no_entry_can_say() {
 
 #[test]
 fn facilities_are_installed_and_enabled() {
-    // Facility bits 8 (enhanced DAT 1), 78 (2) and 130; control register 0 bits 40 and 20.
+    // Facility bits 8 (enhanced DAT 1), 78 (2) and 130; control register 0 bits 40 and 43.
     let (edat1, edat2, iep) = (1 << 55, 1 << 49, 1 << 61);
-    let (edat_on, iep_on) = (0x0000_0000_0080_0000, 0x0000_0800_0000_0000);
+    let (edat_on, iep_on) = (0x0000_0000_0080_0000, 0x0000_0000_0010_0000);
     let in_use = Facilities::in_use;
     assert_eq!(in_use(&[edat1, edat2, iep], edat_on | iep_on), ALL);
     assert_eq!(in_use(&[edat1, edat2, iep], edat_on), Facilities::EDAT2);

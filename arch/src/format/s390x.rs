@@ -61,7 +61,7 @@ const PAGE_INDEX_BITS: u8 = 8;
 const QUARTER: u16 = 1 << (INDEX_BITS - 2);
 /// Control register 0.
 const CR0_EDAT: u64 = 1 << (63 - 40);
-const CR0_NO_EXECUTE: u64 = 1 << (63 - 20);
+const CR0_NO_EXECUTE: u64 = 1 << (63 - 43);
 
 bitflags::bitflags! {
     /// What the CPU adds to the format, where control register 0 has it enabled.
