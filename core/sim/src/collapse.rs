@@ -44,7 +44,7 @@ impl<'m, F: TableFormat> State<'m, F> {
 
         let handle = Arc::clone(&self.spaces[&id.0].handle);
         handle.invalidate_start();
-        let raw = self.tables.swap_raw(&above, index, 0);
+        let raw = self.tables.clear(&above, index);
         let frozen = self.freeze_all(&pages);
         let result = match frozen {
             Ok(frozen) => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pinfold::folio::{Folio, FolioFlags, FolioKind};
 use pinfold::host::{Fault, FaultError, MappingKind, SpaceId};
-use pinfold::{Access, Order, PageShift, Pfn, VirtAddr};
-use pinfold_arch::{Entry, Leaf, LeafFlags};
+use pinfold::{Access, AddrRange, Order, PageShift, Pfn, VirtAddr};
+use pinfold_arch::{Entry, Leaf};
 
 use crate::format::TableFormat;
 use crate::layout::FrameRange;
@@ -175,7 +175,8 @@ impl<F: TableFormat> State<'_, F> {
         let huge = self.tables.format().huge();
         let spot = self.spot(id, va)?;
         let free = spot.entry == Entry::Absent && spot.table.shift >= huge;
-        (free && vma.holds_block(va, huge)).then_some(huge)
+        let large = huge > self.base();
+        (large && free && vma.holds_block(va, huge)).then_some(huge)
     }
 
     /// Zeroes of one's own.
@@ -297,10 +298,8 @@ impl<F: TableFormat> State<'_, F> {
             }
             self.split_leaf(id, va)?;
         }
-        let (shift, at) = match hugetlb {
-            true => (leaf.shift, va.align_down(leaf.shift)),
-            false => (self.base(), va),
-        };
+        let shift = if hugetlb { self.shift_of(vma.spec.hugetlb) } else { self.base() };
+        let at = va.align_down(shift);
         let copy = if hugetlb {
             let head = self.new_huge(vma.spec.hugetlb, fault.longterm)?;
             self.mark_exclusive(head);
@@ -309,15 +308,18 @@ impl<F: TableFormat> State<'_, F> {
             let exclusive = FolioFlags::EXCLUSIVE;
             self.new_folio(Order::ZERO, want(fault), FolioKind::Anonymous, exclusive)?
         };
-        let from = if hugetlb { self.pfn_of(leaf) } else { source };
-        self.copy_frames(from, copy, shift.pages(self.base()));
-        let spot = self.spot(id, va).ok_or(FaultError::Denied)?;
+        let pages = shift.pages(self.base());
+        let from = Pfn::new(source.raw() & !(pages.raw() - 1));
+        self.copy_frames(from, copy, pages);
+        let block = AddrRange::new(at, pages, self.base()).map_err(|_| FaultError::Denied)?;
         handle.invalidate_start();
-        self.unmap_leaf(id, at, &spot);
-        self.map_in(id, &spot.table, at, copy, vma.rights(write), LeafFlags::empty());
+        for (va, spot, _) in self.leaves_in(id, &block) {
+            self.unmap_leaf(id, va, &spot);
+        }
+        let mapped = self.map_leaf(id, at, shift, copy, vma.rights(write));
         handle.invalidate_end();
         self.put(copy, 1);
-        Ok(())
+        Ok(mapped?)
     }
 
     /// Sets huge pages aside. They come from pinnable memory, or from wherever user memory may be.

@@ -132,9 +132,16 @@ impl<F: TableFormat> State<'_, F> {
         first: Pfn,
         leaf: &Leaf,
     ) -> Result<(), NoMemory> {
-        let (order, pages) = (leaf.shift.order(self.base()), leaf.shift.pages(self.base()));
+        let hugetlb = vma.spec.kind == MappingKind::Hugetlb;
+        let shift = if hugetlb { self.shift_of(vma.spec.hugetlb) } else { leaf.shift };
+        let (order, pages) = (shift.order(self.base()), shift.pages(self.base()));
+        let (va, first) = (va.align_down(shift), Pfn::new(first.raw() & !(pages.raw() - 1)));
         let exclusive = FolioFlags::EXCLUSIVE;
-        let copy = if vma.spec.kind == MappingKind::Hugetlb {
+        let copy = if hugetlb {
+            if matches!(self.spot(child, va).map(|spot| spot.entry), Some(Entry::Leaf(_))) {
+                // It takes several entries, and was copied with the first of them.
+                return Ok(());
+            }
             let head = self.new_huge(order, false)?;
             let folio = self.folio(head).expect("just made");
             self.frames.set_flags(folio, exclusive, true);
@@ -144,7 +151,7 @@ impl<F: TableFormat> State<'_, F> {
         };
         if let Ok(head) = copy {
             self.copy_frames(first, head, pages);
-            let mapped = self.map_leaf(child, va, leaf.shift, head, vma.rights(true));
+            let mapped = self.map_leaf(child, va, shift, head, vma.rights(true));
             self.put(head, 1);
             return mapped;
         }

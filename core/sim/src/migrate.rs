@@ -125,7 +125,7 @@ impl<'m, F: TableFormat> State<'m, F> {
         let entries = self.rmap.get(&head).cloned().unwrap_or_default();
         let clear = |mapped: Mapped| {
             let spot = self.spot(SpaceId(mapped.0), mapped.1).expect("a space with mappings");
-            let raw = self.tables.swap_raw(&spot.table, spot.index, 0);
+            let raw = self.tables.clear(&spot.table, spot.index);
             Cleared { table: spot.table, index: spot.index, raw, mapped }
         };
         entries.into_iter().map(clear).collect()

@@ -13,7 +13,7 @@ mod reduce;
 mod world;
 
 pub use outcome::{Did, Failure, Outcome};
-pub use play::{Session, layout, run, run_checking};
+pub use play::{Session, layout, run, run_checking, run_on};
 pub use reduce::reduced;
 
 /// Steps, one after the other.

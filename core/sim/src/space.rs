@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pinfold::folio::FolioFlags;
 use pinfold::host::{Mapping, MappingKind, SpaceId};
 use pinfold::{Access, AddrRange, AddressSpace, PageCount, PageShift, Pfn, Rights, VirtAddr};
 use pinfold_arch::{Entry, Leaf, LeafFlags};
@@ -129,6 +130,9 @@ impl<F: TableFormat> State<'_, F> {
     }
 
     fn map_device(&mut self, id: SpaceId, vma: &Vma) -> Result<(), MapError> {
+        if vma.spec.access.is_empty() && !self.tables.format().can_hide() {
+            return Err(MapError::Kind);
+        }
         let frames = self.ram.frames();
         let pages = vma.range.pages().raw();
         if (0..pages).any(|i| frames.contains(Pfn::new(vma.spec.offset + i))) {
@@ -233,6 +237,7 @@ impl<F: TableFormat> State<'_, F> {
         let handle = Arc::clone(&self.spaces.get(&id.0).ok_or(MapError::NoSpace)?.handle);
         let denied = |vma: &Vma| {
             access.contains(Access::WRITE) && !vma.spec.may_write
+                || access.is_empty() && !self.tables.format().can_hide()
                 || vma.spec.kind == MappingKind::Device
         };
         if self.inside(id, &range).iter().any(denied) {
@@ -260,10 +265,16 @@ impl<F: TableFormat> State<'_, F> {
         self.tables.store(&spot.table, spot.index, entry);
     }
 
-    /// Sets marks of a leaf, as the CPU does.
+    /// Sets marks of a leaf, as the CPU does. Where entries cannot say that a page was written, the
+    /// folio says it at once.
     pub(crate) fn set_marks(&self, spot: &Spot, leaf: &Leaf, marks: LeafFlags) {
-        let entry = Entry::Leaf(Leaf { flags: leaf.flags | marks, ..*leaf });
+        let known = self.tables.format().flags();
+        let entry = Entry::Leaf(Leaf { flags: leaf.flags | (marks & known), ..*leaf });
         self.tables.store(&spot.table, spot.index, entry);
+        let folio = self.folio(self.pfn_of(leaf)).filter(|folio| !folio.is_zero_frame());
+        if let Some(folio) = folio.filter(|_| marks.difference(known).contains(LeafFlags::DIRTY)) {
+            self.frames.set_flags(folio, FolioFlags::DIRTY, true);
+        }
     }
 
     /// Unmaps everything and frees the tables.

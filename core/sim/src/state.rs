@@ -189,7 +189,12 @@ impl<'m, F: TableFormat> State<'m, F> {
         let none = FolioFlags::empty();
         let pfn = self.new_folio(order, Want::Pinnable, FolioKind::Kernel, none)?;
         let base = pfn.addr(self.base()).expect("memory has addresses");
-        Ok(Table { base, ..*at })
+        let table = Table { base, ..*at };
+        // New memory is zero, which means something in some formats.
+        if self.tables.absent(&table) != 0 {
+            self.tables.fill(&table, Entry::Absent);
+        }
+        Ok(table)
     }
 
     pub(crate) fn new_root(&mut self) -> Result<Table, NoMemory> {
@@ -222,7 +227,8 @@ impl<'m, F: TableFormat> State<'m, F> {
         Ok((table.shift == shift).then_some(table))
     }
 
-    /// Maps frames where nothing is mapped, with a reference of their folio's.
+    /// Maps frames where nothing is mapped, with a reference of their folio's for each entry: one,
+    /// or as many as a page of this size takes where there is no such leaf.
     pub(crate) fn map_leaf(
         &mut self,
         id: SpaceId,
@@ -231,8 +237,17 @@ impl<'m, F: TableFormat> State<'m, F> {
         pfn: Pfn,
         rights: Rights,
     ) -> Result<(), NoMemory> {
-        let table = self.ensure(id, va, shift)?.expect("no larger page is in the way");
-        self.map_in(id, &table, va, pfn, rights, LeafFlags::empty());
+        let unit = self.tables.format().unit(shift);
+        let flags = if unit < shift { LeafFlags::CONTIGUOUS } else { LeafFlags::empty() };
+        let mut tables = Vec::new();
+        for i in 0..shift.pages(unit).raw() {
+            let part = VirtAddr::new(va.raw() + (i << unit.raw()));
+            let table = self.ensure(id, part, unit)?.expect("no larger page is in the way");
+            tables.push((table, part, Pfn::new(pfn.raw() + i * unit.pages(self.base()).raw())));
+        }
+        for (table, part, pfn) in tables {
+            self.map_in(id, &table, part, pfn, rights, flags);
+        }
         Ok(())
     }
 
@@ -247,12 +262,14 @@ impl<'m, F: TableFormat> State<'m, F> {
         flags: LeafFlags,
     ) {
         let at = usize::from(table.index(va));
-        debug_assert_eq!(self.tables.load_raw(table, at), 0, "something is mapped at {va}");
+        let absent = self.tables.absent(table);
+        debug_assert_eq!(self.tables.load_raw(table, at), absent, "something is mapped at {va}");
         if let Some(folio) = self.folio(pfn).filter(|folio| !folio.is_zero_frame()) {
             self.frames.get(folio, 1).expect("a folio in use");
             self.rmap.entry(folio.head()).or_default().insert((id.0, va));
         }
         let addr = pfn.addr(self.base()).expect("memory has addresses");
+        let flags = flags & self.tables.format().flags();
         let leaf = Leaf { flags, ..Leaf::new(addr, table.shift, rights) };
         self.tables.store(table, at, Entry::Leaf(leaf));
     }
@@ -261,7 +278,7 @@ impl<'m, F: TableFormat> State<'m, F> {
     /// The caller brackets it as an invalidation.
     pub(crate) fn unmap_leaf(&mut self, id: SpaceId, va: VirtAddr, spot: &Spot) {
         let Entry::Leaf(_) = spot.entry else { return };
-        let raw = self.tables.swap_raw(&spot.table, spot.index, 0);
+        let raw = self.tables.clear(&spot.table, spot.index);
         let Entry::Leaf(leaf) = self.tables.format().decode(&spot.table, raw) else { return };
         let pfn = self.pfn_of(&leaf);
         let Some(folio) = self.folio(pfn).filter(|folio| !folio.is_zero_frame()) else { return };
@@ -291,7 +308,7 @@ impl<'m, F: TableFormat> State<'m, F> {
             if !self.tables.is_empty(&table) {
                 return;
             }
-            self.tables.swap_raw(&above, index, 0);
+            self.tables.clear(&above, index);
             self.free_table(id, table);
         }
     }
@@ -314,12 +331,8 @@ impl<'m, F: TableFormat> State<'m, F> {
         let addr = table.base.align_down(table.shift);
         let rights = Rights::READ | Rights::WRITE | Rights::USER;
         let leaf = Leaf::new(addr, table.shift, rights);
-        let format = self.tables.format();
-        let entry = match format.encode(table, Entry::Leaf(leaf)) {
-            Ok(_) => Entry::Leaf(leaf),
-            Err(_) => Entry::Absent,
-        };
-        self.tables.fill(table, entry);
+        let said = self.tables.format().closest(table, &leaf);
+        self.tables.fill(table, said.map_or(Entry::Absent, Entry::Leaf));
     }
 
     /// Replaces a leaf by a table of smaller ones that map the same frames.
@@ -341,7 +354,7 @@ impl<'m, F: TableFormat> State<'m, F> {
             self.map_in(id, &table, part, pfn, leaf.rights, leaf.flags);
         }
         // The first part's record and the whole's are the same pair.
-        let raw = self.tables.swap_raw(&spot.table, spot.index, 0);
+        let raw = self.tables.clear(&spot.table, spot.index);
         debug_assert!(matches!(self.tables.format().decode(&spot.table, raw), Entry::Leaf(_)));
         self.tables.link(&spot.table, spot.index, table);
         if self.folio(first).is_some_and(|folio| !folio.is_zero_frame()) {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use pinfold::folio::{FolioFlags, FolioInfo, FolioKind};
 use pinfold::frames::FreezeError;
 use pinfold::host::{Fault, FaultError, MigrateError, SpaceId};
-use pinfold::{Access, AddrRange, Order, Pfn, VirtAddr};
-use pinfold_arch::Entry;
+use pinfold::{Access, AddrRange, Order, Pfn, Table, VirtAddr};
 
 use crate::fault::want;
 use crate::format::TableFormat;
@@ -87,8 +86,8 @@ impl<F: TableFormat> State<'_, F> {
                 let mut bytes = vec![0; self.base().bytes() as usize];
                 self.ram.read(self.addr(head), &mut bytes).expect("a frame of the machine");
                 let slot = self.swap.keep(bytes);
-                let raw = self.tables.format().swap_entry(slot);
                 for entry in &cleared {
+                    let raw = self.swap_entry(&entry.table, slot);
                     self.tables.swap_raw(&entry.table, entry.index, raw);
                     self.swap.add(entry.mapped, slot);
                 }
@@ -103,6 +102,10 @@ impl<F: TableFormat> State<'_, F> {
         };
         handles.iter().for_each(|handle| handle.invalidate_end());
         result
+    }
+
+    fn swap_entry(&self, table: &Table, slot: u64) -> u64 {
+        self.tables.format().swap_entry(table, slot).expect("an absent entry has room for a number")
     }
 
     /// Takes over entries of somebody else's, absent and not empty: pages of zeroes that are swapped
@@ -135,7 +138,7 @@ impl<F: TableFormat> State<'_, F> {
         let Ok(head) = fresh else { return Some(Err(FaultError::NoMemory)) };
         let bytes = self.swap.remove(at)?;
         self.ram.write(self.addr(head), &bytes).expect("a frame of the machine");
-        self.tables.swap_raw(&spot.table, spot.index, 0);
+        self.tables.clear(&spot.table, spot.index);
         let write = fault.access.contains(Access::WRITE);
         Some(self.map_new(id, vma, va, self.base(), head, write))
     }
@@ -145,7 +148,7 @@ impl<F: TableFormat> State<'_, F> {
         for (va, _) in self.swap.inside(id, range) {
             self.swap.remove((id.0, va));
             if let Some(spot) = self.spot(id, va) {
-                self.tables.swap_raw(&spot.table, spot.index, 0);
+                self.tables.clear(&spot.table, spot.index);
                 self.prune(id, va);
             }
         }
@@ -160,9 +163,8 @@ impl<F: TableFormat> State<'_, F> {
     ) -> Result<(), NoMemory> {
         for (va, slot) in self.swap.inside(parent, range) {
             let table = self.ensure(child, va, self.base())?.expect("no larger page is there");
-            let raw = self.tables.format().swap_entry(slot);
+            let raw = self.swap_entry(&table, slot);
             let at = usize::from(table.index(va));
-            debug_assert_eq!(self.tables.format().decode(&table, raw), Entry::Absent);
             self.tables.swap_raw(&table, at, raw);
             self.swap.add((child.0, va), slot);
         }

@@ -7,7 +7,7 @@ use pinfold::{PhysAddr, Rights, Table, VirtAddr};
 use pinfold_arch::{Entry, Leaf};
 
 use crate::format::TableFormat;
-use crate::ram::{Ram, index};
+use crate::ram::Ram;
 
 /// Where the way to an address ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +57,12 @@ impl<'m, F: TableFormat> Tables<'m, F> {
         self.format.decode(table, self.load_raw(table, index))
     }
 
+    /// Writes an entry, a leaf as closely as the format can say it.
     pub(crate) fn store(&self, table: &Table, index: usize, entry: Entry) {
+        let entry = match entry {
+            Entry::Leaf(leaf) => self.format.closest(table, &leaf).map_or(entry, Entry::Leaf),
+            other => other,
+        };
         let raw = self.format.encode(table, entry).expect("the machine writes what the format has");
         self.swap_raw(table, index, raw);
     }
@@ -67,6 +72,16 @@ impl<'m, F: TableFormat> Tables<'m, F> {
     pub(crate) fn swap_raw(&self, table: &Table, index: usize, raw: u64) -> u64 {
         let old = self.of(table).swap(index, self.in_memory(raw));
         self.in_memory(old.expect("an index of the table"))
+    }
+
+    /// The value of an entry that says nothing.
+    pub(crate) fn absent(&self, table: &Table) -> u64 {
+        self.format.encode(table, Entry::Absent).expect("every format can say nothing")
+    }
+
+    /// Makes an entry say nothing and returns the old value.
+    pub(crate) fn clear(&self, table: &Table, index: usize) -> u64 {
+        self.swap_raw(table, index, self.absent(table))
     }
 
     /// Follows the way to `va` to its end.
@@ -102,7 +117,9 @@ impl<'m, F: TableFormat> Tables<'m, F> {
 
     /// Whether no entry of the table says anything.
     pub(crate) fn is_empty(&self, table: &Table) -> bool {
-        (usize::from(table.first)..table.entries()).all(|index| self.load_raw(table, index) == 0)
+        let absent = self.absent(table);
+        (usize::from(table.first)..table.entries())
+            .all(|index| self.load_raw(table, index) == absent)
     }
 
     /// Every leaf below `root`, in order of addresses, with the address it maps and its place.
@@ -140,7 +157,7 @@ impl<'m, F: TableFormat> Tables<'m, F> {
 
     /// Fills a table with one value.
     pub(crate) fn fill(&self, table: &Table, entry: Entry) {
-        for index in 0..index(1u64 << table.bits.min(16)) {
+        for index in usize::from(table.first)..table.entries() {
             self.store(table, index, entry);
         }
     }

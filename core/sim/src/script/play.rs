@@ -11,11 +11,12 @@ use pinfold::sync::Word;
 use pinfold::table::{Run, TableError};
 use pinfold::{
     Access, AccountId, AddrRange, Engine, HolderId, PageCount, Pfn, PinCause, PinError, PinFlags,
-    PinRequest, PinTable, Pinned,
+    PinRequest, PinTable, Pinned, X86_64,
 };
 
 use super::world::World;
 use super::{Deed, Did, Failure, How, Op, Outcome, Part, Script};
+use crate::format::TableFormat;
 use crate::inject::HostCall;
 use crate::layout::{Layout, ZoneKind, ZoneLayout, mib};
 use crate::lock::lock;
@@ -59,8 +60,20 @@ pub fn run(script: &Script) -> Result<Outcome, Failure> {
 /// [`Failure`], the first thing that is found wrong.
 pub fn run_checking(script: &Script, every: usize) -> Result<Outcome, Failure> {
     let ram = Ram::new(&layout());
-    let machine = Machine::new(&ram);
-    let mut session = Session::new(&machine);
+    run_on(&Machine::new(&ram), script, every)
+}
+
+/// [`run_checking`] on this machine, with page tables of any format. Its memory must be
+/// [`layout`]'s, in base pages of any size, and nothing may have been done with it.
+///
+/// # Errors
+/// [`Failure`], the first thing that is found wrong.
+pub fn run_on<F: TableFormat>(
+    machine: &Machine<'_, F>,
+    script: &Script,
+    every: usize,
+) -> Result<Outcome, Failure> {
+    let mut session = Session::new(machine);
     for (step, op) in script.0.iter().enumerate() {
         let fail = |what| Failure { step, op: Some(*op), what };
         session.step(op).map_err(fail)?;
@@ -73,9 +86,9 @@ pub fn run_checking(script: &Script, every: usize) -> Result<Outcome, Failure> {
 }
 
 /// A script under way: its machine, the engine, and the model that watches both.
-pub struct Session<'a, 'm> {
-    machine: &'a Machine<'m>,
-    engine: Engine<'m, &'a Machine<'m>>,
+pub struct Session<'a, 'm, F = X86_64> {
+    machine: &'a Machine<'m, F>,
+    engine: Engine<'m, &'a Machine<'m, F>>,
     world: Arc<Mutex<World>>,
     model: Model,
     tables: BTreeMap<u64, Vec<Word>>,
@@ -85,16 +98,16 @@ pub struct Session<'a, 'm> {
     stamp: u8,
 }
 
-impl fmt::Debug for Session<'_, '_> {
+impl<F> fmt::Debug for Session<'_, '_, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("outcome", &self.outcome).finish_non_exhaustive()
     }
 }
 
-impl<'a, 'm> Session<'a, 'm> {
+impl<'a, 'm, F: TableFormat> Session<'a, 'm, F> {
     /// Nothing has been done yet.
     #[must_use]
-    pub fn new(machine: &'a Machine<'m>) -> Self {
+    pub fn new(machine: &'a Machine<'m, F>) -> Self {
         Self {
             machine,
             engine: Engine::new(machine, machine.frames()),
@@ -132,7 +145,7 @@ impl<'a, 'm> Session<'a, 'm> {
                 self.machine.during(call, u64::from(nth) + 1, move |machine| {
                     let begun = surprise(&world, machine, &deed);
                     if begun && matches!(deed, Deed::ForkSlowly(_)) {
-                        let complete = move |machine: &Machine<'_>| {
+                        let complete = move |machine: &Machine<'_, F>| {
                             lock(&world).complete_forks(machine);
                         };
                         machine.during(HostCall::GuardLeave, 1, complete);
@@ -419,7 +432,7 @@ impl<'a, 'm> Session<'a, 'm> {
 }
 
 /// Does something inside a call, and says whether it was done.
-fn surprise(world: &Mutex<World>, machine: &Machine<'_>, deed: &Deed) -> bool {
+fn surprise<F: TableFormat>(world: &Mutex<World>, machine: &Machine<'_, F>, deed: &Deed) -> bool {
     let mut world = lock(world);
     let done = world.apply(machine, deed, true);
     match done {

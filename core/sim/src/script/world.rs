@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use pinfold::host::SpaceId;
-use pinfold::{Access, AddrRange, Order, PageCount, Pfn, VirtAddr, X86_64};
+use pinfold::{Access, AddrRange, Order, PageCount, PageShift, Pfn, VirtAddr};
 
 use super::{Deed, Part, What};
+use crate::format::TableFormat;
 use crate::layout::{FrameRange, ZoneKind};
 use crate::machine::Machine;
 use crate::map::{MapSpec, Thp};
@@ -16,6 +17,8 @@ use crate::zones::{Place, Want};
 const WINDOWS: u64 = 0x4000_0000;
 /// Windows of a space.
 const COUNT: u64 = 4;
+/// They all lie below this address, also those of large base pages.
+const EVERYTHING: u64 = 1 << 40;
 /// The most spaces there are at a time.
 const SPACES: usize = 3;
 const FILE_PAGES: u64 = 1024;
@@ -46,7 +49,7 @@ fn huge() -> Order {
 }
 
 impl World {
-    pub(super) fn new(machine: &Machine<'_>) -> Self {
+    pub(super) fn new<F: TableFormat>(machine: &Machine<'_, F>) -> Self {
         let kinds = [
             (FileKind::Shmem, Order::ZERO),
             (FileKind::Shmem, huge()),
@@ -83,37 +86,52 @@ impl World {
     }
 
     /// The space, first address and length of a part of a mapping.
-    pub(super) fn part(&self, machine: &Machine<'_>, part: &Part) -> (SpaceId, u64, u64) {
+    pub(super) fn part<F: TableFormat>(
+        &self,
+        machine: &Machine<'_, F>,
+        part: &Part,
+    ) -> (SpaceId, u64, u64) {
         let id = self.space(part.space);
         let mappings = machine.mappings(id);
         if mappings.is_empty() {
-            return self.window(part);
+            return self.window(machine, part);
         }
         let range = mappings[usize::from(part.window) % mappings.len()].range;
         let page = Part::scale(part.page) % range.pages().raw();
         let left = range.pages().raw() - page;
         let pages = Part::scale(part.pages) + 1;
         let beyond = part.pages < 128 && part.pages & Part::BEYOND != 0;
-        (id, range.start().raw() + (page << 12), if beyond { pages } else { pages.min(left) })
+        let at = range.start().raw() + (page << range.base().raw());
+        (id, at, if beyond { pages } else { pages.min(left) })
     }
 
     /// The space, first address and length of a part of a window.
-    fn window(&self, part: &Part) -> (SpaceId, u64, u64) {
-        let window = WINDOWS + u64::from(part.window) % COUNT * (Part::WINDOW << 12);
+    fn window<F: TableFormat>(&self, machine: &Machine<'_, F>, part: &Part) -> (SpaceId, u64, u64) {
+        let base = machine.ram().base().raw();
+        let window = WINDOWS + u64::from(part.window) % COUNT * (Part::WINDOW << base);
         let page = Part::scale(part.page) % Part::WINDOW;
         let pages = (Part::scale(part.pages) + 1).min(Part::WINDOW - page);
-        (self.space(part.space), window + (page << 12), pages)
+        (self.space(part.space), window + (page << base), pages)
     }
 
-    pub(super) fn range(&self, machine: &Machine<'_>, part: &Part) -> (SpaceId, AddrRange) {
+    pub(super) fn range<F: TableFormat>(
+        &self,
+        machine: &Machine<'_, F>,
+        part: &Part,
+    ) -> (SpaceId, AddrRange) {
         let (id, at, pages) = self.part(machine, part);
-        let base = pinfold::PageShift::SIZE_4K;
+        let base = machine.ram().base();
         let range = AddrRange::new(VirtAddr::new(at), PageCount::new(pages), base);
         (id, range.expect("a part has pages and is aligned"))
     }
 
     /// Does one thing and says whether it was done. What the machine refuses is left undone.
-    pub(super) fn apply(&mut self, machine: &Machine<'_>, deed: &Deed, during: bool) -> bool {
+    pub(super) fn apply<F: TableFormat>(
+        &mut self,
+        machine: &Machine<'_, F>,
+        deed: &Deed,
+        during: bool,
+    ) -> bool {
         self.disturbed = true;
         match deed {
             Deed::Map(part, what) => self.map(machine, part, what),
@@ -140,7 +158,9 @@ impl World {
             Deed::Fill(part) => {
                 let (id, at, _) = self.part(machine, part);
                 self.stamp = self.stamp.wrapping_add(1);
-                let pages = (0..512).map(|page| (at & !0x1f_ffff) + (page << 12));
+                let base = machine.ram().base();
+                let start = block(at, base);
+                let pages = (0..huge().pages().raw()).map(|page| start + (page << base.raw()));
                 // Pages outside the mapping stay as they are.
                 pages.filter(|va| machine.write(id, *va, &[self.stamp]).is_ok()).count() > 0
             }
@@ -163,7 +183,7 @@ impl World {
                     let id = self.space(*name);
                     self.spaces.retain(|space| *space != id);
                     machine.drop_space(id).expect("it is there");
-                    self.gone.push((id, everything()));
+                    self.gone.push((id, everything(machine.ram().base())));
                 }
                 done
             }
@@ -234,15 +254,15 @@ impl World {
     }
 
     /// The second half of every fork that has begun.
-    pub(super) fn complete_forks(&mut self, machine: &Machine<'_>) {
+    pub(super) fn complete_forks<F: TableFormat>(&mut self, machine: &Machine<'_, F>) {
         self.disturbed = true;
         for id in std::mem::take(&mut self.begun) {
             self.spaces.extend(machine.fork(id).ok().map(|child| child.id()));
         }
     }
 
-    fn map(&self, machine: &Machine<'_>, part: &Part, what: &What) -> bool {
-        let (id, at, pages) = self.window(part);
+    fn map<F: TableFormat>(&self, machine: &Machine<'_, F>, part: &Part, what: &What) -> bool {
+        let (id, at, pages) = self.window(machine, part);
         let anonymous = MapSpec::anonymous(at, pages);
         let spec = match what {
             What::Small => anonymous,
@@ -252,13 +272,14 @@ impl World {
             What::HugeZero => anonymous.with_huge_zero().with_thp(Thp::Whole),
             What::Hugetlb => {
                 let round = pages.next_multiple_of(huge().pages().raw());
-                let at = at & !0x1f_ffff;
+                let at = block(at, machine.ram().base());
                 MapSpec::hugetlb(at, round, huge())
             }
             What::Shared(file) => {
                 let spec = MapSpec::shared(at, pages, self.file(*file));
                 let round = pages.next_multiple_of(huge().pages().raw());
-                let whole = MapSpec::shared(at & !0x1f_ffff, round, self.file(*file));
+                let whole =
+                    MapSpec::shared(block(at, machine.ram().base()), round, self.file(*file));
                 if machine.map(id, spec).is_ok() { return true } else { whole }
             }
             What::Private(file) => MapSpec::private(at, pages, self.file(*file)),
@@ -268,10 +289,15 @@ impl World {
     }
 
     /// Whether any page could be touched.
-    fn touch(&mut self, machine: &Machine<'_>, part: &Part, write: bool) -> bool {
+    fn touch<F: TableFormat>(
+        &mut self,
+        machine: &Machine<'_, F>,
+        part: &Part,
+        write: bool,
+    ) -> bool {
         let (id, at, pages) = self.part(machine, part);
         let touch = |page| {
-            let va = at + (page << 12);
+            let va = at + (page << machine.ram().base().raw());
             self.stamp = self.stamp.wrapping_add(1);
             match write {
                 true => machine.write(id, va, &[self.stamp]),
@@ -282,7 +308,7 @@ impl World {
     }
 
     /// Lets go of everything. Returns how many frames must be free then.
-    pub(super) fn end(&mut self, machine: &Machine<'_>) -> Result<(), String> {
+    pub(super) fn end<F: TableFormat>(&mut self, machine: &Machine<'_, F>) -> Result<(), String> {
         machine.disarm();
         machine.release_hog();
         machine.batch_new_pages(0);
@@ -301,16 +327,22 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn handle(
+    pub(super) fn handle<F: TableFormat>(
         &self,
-        machine: &Machine<'_>,
+        machine: &Machine<'_, F>,
         id: SpaceId,
-    ) -> std::sync::Arc<pinfold::AddressSpace<X86_64>> {
+    ) -> std::sync::Arc<pinfold::AddressSpace<F>> {
         machine.space(id).expect("a space of the script")
     }
 }
 
-fn everything() -> AddrRange {
-    let base = pinfold::PageShift::SIZE_4K;
-    AddrRange::new(VirtAddr::new(0), PageCount::new(1 << 35), base).expect("the lower half")
+/// Where the block of a huge page's size begins that an address is in.
+fn block(at: u64, base: PageShift) -> u64 {
+    at & !((huge().pages().raw() << base.raw()) - 1)
+}
+
+/// All that a script maps.
+fn everything(base: PageShift) -> AddrRange {
+    let pages = PageCount::new(EVERYTHING >> base.raw());
+    AddrRange::new(VirtAddr::new(0), pages, base).expect("whole pages from 0 on")
 }
