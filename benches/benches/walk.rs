@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use pinfold::{AddrRange, AnyFormat, PageCount, PageShift, PhysAddr, VirtAddr, X86_64};
 use pinfold_arch::addr::index;
 use pinfold_arch::format::s390x::Facilities;
-use pinfold_arch::{Geometry, PowerRadix, S390x};
+use pinfold_arch::{Aarch64, Geometry, Granule, PowerRadix, S390x};
 use pinfold_benches::random::Random;
 use pinfold_benches::rounds::{alternate, timed};
 use pinfold_benches::rows::{self, Goal, Options, Row};
 use pinfold_benches::scene::BASE;
 use pinfold_benches::tables::PageTables;
-use pinfold_benches::walkers::{self, Mapped, Multiarch, Peer};
+use pinfold_benches::walkers::{self, Aarch64Paging, Mapped, Multiarch, Peer};
 
 const ROWS: [&str; 5] = ["W1", "W2", "W3", "W4", "W5"];
 /// Where the memory is mapped.
@@ -31,6 +31,13 @@ fn main() -> ExitCode {
         against_floor(&options, "W1", names, x86);
         against_peer(&options, "W1", "crate x86_64 / pinfold", x86, Mapped::new);
         against_peer(&options, "W1", "page_table_multiarch / pinfold", x86, Multiarch::new);
+    }
+    if options.wants("W2") {
+        let aarch64 = Aarch64::new(Granule::Size4K, 48, 48).expect("a granule");
+        let names = ["aarch64 / floor", "aarch64, shuffled / floor"];
+        against_floor(&options, "W2", names, aarch64);
+        let what = "crate aarch64-paging / pinfold";
+        against_peer(&options, "W2", what, aarch64, Aarch64Paging::new);
     }
     if options.wants("W3") {
         let s390x = S390x::new(3, Facilities::all()).expect("three levels");
