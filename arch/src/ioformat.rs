@@ -9,6 +9,7 @@ use crate::format::EncodeError;
 use crate::rights::Access;
 
 pub mod amdvi;
+pub mod smmu;
 pub mod tce;
 pub mod vtd;
 pub mod zpci;

@@ -33,6 +33,7 @@
 //! | [`Tce`] (POWER) | `ioformat/tce.rs` | 1 to 5 | one size, 4 KiB to 16 GiB |
 //! | [`Vtd`] (Intel) | `ioformat/vtd.rs` | 3 to 5 | 4 KiB, 2 MiB, 1 GiB |
 //! | [`AmdVi`] | `ioformat/amdvi.rs` | 1 to 6 | every power of two from 4 KiB |
+//! | [`Smmu`] (Arm, both stages) | `ioformat/smmu.rs` | 1 to 5 | as the granule has them, and contiguous groups |
 //! | [`Zpci`] (s390) | `ioformat/zpci.rs` | 2 to 5 | 4 KiB |
 //!
 //! The modules, each using only those above it: [`addr`], [`rights`], [`format`](mod@format),
@@ -66,6 +67,7 @@ pub use format::x86_64::X86_64;
 pub use format::{EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table};
 pub use ioformat::amdvi::AmdVi;
 pub use ioformat::any::AnyIoFormat;
+pub use ioformat::smmu::{Smmu, SmmuRoot};
 pub use ioformat::tce::Tce;
 pub use ioformat::vtd::Vtd;
 pub use ioformat::zpci::Zpci;

@@ -2,8 +2,8 @@
 
 use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{
-    Access, AmdVi, AnyIoFormat, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, PageShift, PhysAddr,
-    Tce, Vtd, Zpci,
+    Access, AmdVi, AnyIoFormat, Granule, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, PageShift,
+    PhysAddr, Smmu, Tce, Vtd, Zpci,
 };
 use proptest::prelude::*;
 
@@ -21,6 +21,11 @@ fn formats() -> Vec<AnyIoFormat> {
         AmdVi::new(1).unwrap().into(),
         AmdVi::new(3).unwrap().with_marks(true).into(),
         AmdVi::new(6).unwrap().into(),
+        Smmu::stage1(Granule::Size4K, 48, 44).unwrap().into(),
+        Smmu::stage1(Granule::Size16K, 47, 48).unwrap().with_marks(true).into(),
+        Smmu::stage1(Granule::Size64K, 52, 52).unwrap().into(),
+        Smmu::stage2(Granule::Size4K, 40, 44).unwrap().with_marks(true).into(),
+        Smmu::stage2(Granule::Size64K, 48, 48).unwrap().into(),
         Zpci::new(2).unwrap().into(),
         Zpci::new(3).unwrap().into(),
         Zpci::new(5).unwrap().into(),

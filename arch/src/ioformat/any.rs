@@ -2,6 +2,7 @@
 //! page tables.
 
 use super::amdvi::AmdVi;
+use super::smmu::Smmu;
 use super::tce::Tce;
 use super::vtd::Vtd;
 use super::zpci::Zpci;
@@ -75,4 +76,4 @@ macro_rules! formats {
     };
 }
 
-formats! { AmdVi, Tce, Vtd, Zpci }
+formats! { AmdVi, Smmu, Tce, Vtd, Zpci }

@@ -1,0 +1,416 @@
+//! Arm SMMUv3: the tables of either stage, which are a CPU's tables.
+//!
+//! Source: Arm "System Memory Management Unit Architecture Specification, SMMU architecture version 3" (IHI 0070):
+//! section 3.4 (the tables are those of VMSAv8-64), 5.2 (stream table entry), 5.4 (context
+//! descriptor), 3.13 (hardware access flag and dirty state). Entries are read and written by
+//! [`Aarch64`] and [`Aarch64Stage2`]; what they ignore is ignored here.
+//!
+//! Devices are unprivileged. A group of entries with the contiguous hint is one leaf that takes as many
+//! entries as the group has: all must change together (DDI 0487, D8.7.1). Memory is ordinary
+//! write-back memory or, with [`IoFlags::DEVICE`], a device's registers; other types are read as
+//! ordinary.
+
+use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes};
+use crate::addr::{Iova, PageShift, PhysAddr};
+use crate::format::aarch64::{Aarch64, Aarch64Stage2, Granule};
+use crate::format::{
+    EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table,
+};
+use crate::rights::{Access, Rights};
+
+/// Which of the attributes in [`Smmu::MEMORY_ATTRIBUTES`] a leaf of stage 1 has.
+const ORDINARY_INDEX: u8 = 1;
+const DEVICE_INDEX: u8 = 2;
+/// Memory attributes of a leaf of stage 2: write-back, and device memory with early answers.
+const ORDINARY: u8 = 0xf;
+const DEVICE: u8 = 1;
+/// Stream table entry: valid, and what is translated.
+const STREAM_VALID: u64 = 1;
+const STREAM_STAGE_1: u64 = 5 << 1;
+const STREAM_STAGE_2: u64 = 6 << 1;
+/// Context descriptors are fetched through the caches, write-back and shared: S1CIR, S1COR, S1CSH.
+const CONTEXT_CACHED: u64 = 1 << 2 | 1 << 4 | 3 << 6;
+/// EATS: the device may ask for translations and keep them itself.
+const ATS: u64 = 1 << 28;
+/// SHCFG: shareability as the device says.
+const AS_IT_COMES: u64 = 1 << 44;
+/// Tables are walked through the caches, write-back and inner shareable: IR, OR, SH.
+const WALK_CACHED: u64 = 1 | 1 << 2 | 3 << 4;
+const WALK_CACHED_1: u32 = 8;
+const WALK_CACHED_2: u32 = 40;
+/// Context descriptor: no second root, valid, 64-bit tables, hardware marks, faults are recorded and end
+/// the access.
+const NO_UPPER_ROOT: u64 = 1 << 30;
+const CONTEXT_VALID: u64 = 1 << 31;
+const CONTEXT_TABLES_64: u64 = 1 << 41;
+const CONTEXT_DIRTY: u64 = 1 << 42;
+const CONTEXT_ACCESSED: u64 = 1 << 43;
+const CONTEXT_RECORD: u64 = 1 << 45;
+const CONTEXT_ABORT: u64 = 1 << 46;
+/// The same in the third doubleword of a stream table entry.
+const STREAM_TABLES_64: u64 = 1 << 51;
+const STREAM_DIRTY: u64 = 1 << 55;
+const STREAM_ACCESSED: u64 = 1 << 56;
+const STREAM_RECORD: u64 = 1 << 58;
+
+/// The SMMUv3 format: the stage, the granule, the widths, and whether hardware keeps marks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Smmu {
+    stage: Stage,
+    granule: Granule,
+    bits: u8,
+    host_bits: u8,
+    marks: bool,
+    ats: bool,
+}
+
+/// What a device is given to use tables, in the doublewords of memory: little-endian.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SmmuRoot {
+    /// Stage 1: a context descriptor, which a stream table entry points to; see
+    /// [`Smmu::stream_of_context`].
+    Context([u64; 8]),
+    /// Stage 2: a stream table entry.
+    Stream([u64; 8]),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    One(Aarch64),
+    Two(Aarch64Stage2),
+}
+
+impl Smmu {
+    /// MAIR: the memory attributes that leaves of stage 1 name by their number. 0 is memory without
+    /// caches, 1 write-back memory, 2 device memory with early answers.
+    pub const MEMORY_ATTRIBUTES: u64 = 0x0004_ff44;
+
+    /// A stream table entry that ends every access with an error and records nothing.
+    pub const BLOCKED: [u64; 8] = [STREAM_VALID, 0, 0, 0, 0, 0, 0, 0];
+
+    /// Stage 1 with device addresses of `bits` and host addresses of `host_bits`. Hardware keeps no
+    /// marks.
+    ///
+    /// # Errors
+    /// Those of [`Aarch64::new`].
+    pub fn stage1(granule: Granule, bits: u8, host_bits: u8) -> Result<Self, FormatError> {
+        let tables = Aarch64::new(granule, bits, host_bits)?.with_hardware_access(false);
+        Ok(Self { stage: Stage::One(tables), granule, bits, host_bits, marks: false, ats: false })
+    }
+
+    /// Stage 2, likewise.
+    ///
+    /// # Errors
+    /// Those of [`Aarch64Stage2::new`].
+    pub fn stage2(granule: Granule, bits: u8, host_bits: u8) -> Result<Self, FormatError> {
+        let tables = Aarch64Stage2::new(granule, bits, host_bits)?.with_hardware_access(false);
+        Ok(Self { stage: Stage::Two(tables), granule, bits, host_bits, marks: false, ats: false })
+    }
+
+    /// Whether hardware keeps accessed and dirty marks (SMMU_IDR0.HTTU is 2).
+    #[must_use]
+    pub const fn with_marks(mut self, on: bool) -> Self {
+        self.stage = match self.stage {
+            Stage::One(tables) => {
+                Stage::One(tables.with_hardware_access(on).with_hardware_dirty(on))
+            }
+            Stage::Two(tables) => {
+                Stage::Two(tables.with_hardware_access(on).with_hardware_dirty(on))
+            }
+        };
+        self.marks = on;
+        self
+    }
+
+    /// Whether devices may ask for translations and keep them themselves.
+    #[must_use]
+    pub const fn with_ats(mut self, on: bool) -> Self {
+        self.ats = on;
+        self
+    }
+
+    /// The descriptor of the tables under `top`. `id` tags what the TLB keeps of them: an ASID in stage 1,
+    /// a VMID in stage 2.
+    ///
+    /// # Errors
+    /// [`EncodeError::Address`] if the table is not aligned to its size, or too wide.
+    pub fn root(&self, top: PhysAddr, id: u16) -> Result<SmmuRoot, EncodeError> {
+        let table = self.top(top);
+        let size = table.bytes().max(64);
+        if top.raw() & (size - 1) != 0 || top.raw() >> self.host_bits.min(52) != 0 {
+            return Err(EncodeError::Address { addr: top });
+        }
+        let input = u64::from(64 - self.bits);
+        let granule = match self.granule {
+            Granule::Size4K => 0,
+            Granule::Size64K => 1,
+            Granule::Size16K => 2,
+        };
+        let output = match self.host_bits {
+            ..=32 => 0_u64,
+            33..=36 => 1,
+            37..=40 => 2,
+            41..=42 => 3,
+            43..=44 => 4,
+            45..=48 => 5,
+            _ => 6,
+        };
+        let marks = |bits| if self.marks { bits } else { 0 };
+        if let Stage::One(_) = self.stage {
+            let word = input
+                | granule << 6
+                | WALK_CACHED << WALK_CACHED_1
+                | NO_UPPER_ROOT
+                | CONTEXT_VALID
+                | output << 32
+                | CONTEXT_TABLES_64
+                | marks(CONTEXT_DIRTY | CONTEXT_ACCESSED)
+                | CONTEXT_RECORD
+                | CONTEXT_ABORT
+                | u64::from(id) << 48;
+            let attributes = Self::MEMORY_ATTRIBUTES;
+            return Ok(SmmuRoot::Context([word, top.raw(), 0, attributes, 0, 0, 0, 0]));
+        }
+        let levels = u64::from((table.shift.raw() - self.granule.shift().raw()) / self.stride());
+        // SL0 counts levels down to the pages, with 4K from the one before the last.
+        let start = match self.granule {
+            Granule::Size4K => levels.checked_sub(1).unwrap_or(3),
+            Granule::Size16K | Granule::Size64K => levels,
+        };
+        let word = u64::from(id)
+            | input << 32
+            | start << 38
+            | WALK_CACHED << WALK_CACHED_2
+            | granule << 46
+            | output << 48
+            | STREAM_TABLES_64
+            | marks(STREAM_DIRTY | STREAM_ACCESSED)
+            | STREAM_RECORD;
+        let second = AS_IT_COMES | if self.ats { ATS } else { 0 };
+        Ok(SmmuRoot::Stream([STREAM_VALID | STREAM_STAGE_2, second, word, top.raw(), 0, 0, 0, 0]))
+    }
+
+    /// The stream table entry that points a device to a context descriptor.
+    ///
+    /// # Errors
+    /// [`EncodeError::Address`] if that is not aligned to its 64 bytes, or too wide.
+    pub fn stream_of_context(&self, context: PhysAddr) -> Result<[u64; 8], EncodeError> {
+        if context.raw() & 0x3f != 0 || context.raw() >> self.host_bits.min(52) != 0 {
+            return Err(EncodeError::Address { addr: context });
+        }
+        let first = context.raw() | STREAM_VALID | STREAM_STAGE_1;
+        let second = CONTEXT_CACHED | AS_IT_COMES | if self.ats { ATS } else { 0 };
+        Ok([first, second, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// Address bits that index one full table.
+    fn stride(&self) -> u8 {
+        self.granule.shift().raw() - 3
+    }
+
+    fn table(&self, at: &IoTable) -> Option<Table> {
+        // No CPU's table has an index of more than 16 bits.
+        let last = u16::MAX.checked_shr(16_u32.checked_sub(u32::from(at.bits))?)?;
+        Some(Table { base: at.base, shift: at.shift, bits: at.bits, first: 0, last })
+    }
+
+    fn decode_cpu(&self, at: &Table, raw: u64) -> Entry {
+        match self.stage {
+            Stage::One(tables) => tables.decode(at, raw),
+            Stage::Two(tables) => tables.decode(at, raw),
+        }
+    }
+
+    fn encode_cpu(&self, at: &Table, entry: Entry) -> Result<u64, EncodeError> {
+        match self.stage {
+            Stage::One(tables) => tables.encode(at, entry),
+            Stage::Two(tables) => tables.encode(at, entry),
+        }
+    }
+
+    fn leaf_at(&self, at: &Table) -> bool {
+        match self.stage {
+            Stage::One(tables) => tables.leaf_at(at),
+            Stage::Two(tables) => tables.leaf_at(at),
+        }
+    }
+
+    /// The memory types of ordinary memory and of registers.
+    fn memory(&self) -> [u8; 2] {
+        match self.stage {
+            Stage::One(_) => [ORDINARY_INDEX, DEVICE_INDEX],
+            Stage::Two(_) => [ORDINARY, DEVICE],
+        }
+    }
+
+    /// The size of a group with the contiguous hint whose entries map `shift` (DDI 0487, D8.7.1).
+    fn group(&self, shift: PageShift) -> PageShift {
+        let last = shift == self.granule.shift();
+        let more = match self.granule {
+            Granule::Size4K => 4,
+            Granule::Size16K if last => 7,
+            Granule::Size16K | Granule::Size64K => 5,
+        };
+        PageShift::new(shift.raw() + more).unwrap_or(shift)
+    }
+}
+
+fn io(table: Table) -> IoTable {
+    IoTable { base: table.base, shift: table.shift, bits: table.bits }
+}
+
+/// The same error in the words of who asked.
+fn about_access(error: EncodeError, access: Access) -> EncodeError {
+    match error {
+        EncodeError::Rights { .. } => EncodeError::Access { access },
+        other => other,
+    }
+}
+
+fn access_of(rights: Rights) -> Access {
+    let mut access = Access::empty();
+    if rights.contains(Rights::USER) {
+        access.set(Access::READ, rights.contains(Rights::READ));
+        access.set(Access::WRITE, rights.contains(Rights::WRITE));
+    }
+    access
+}
+
+impl IoFormat for Smmu {
+    fn name(&self) -> &'static str {
+        match self.stage {
+            Stage::One(_) => "SMMU stage 1",
+            Stage::Two(_) => "SMMU stage 2",
+        }
+    }
+
+    fn big_endian(&self) -> bool {
+        false
+    }
+
+    fn base(&self) -> PageShift {
+        self.granule.shift()
+    }
+
+    fn last(&self) -> Iova {
+        Iova::new((1 << self.bits) - 1)
+    }
+
+    fn top(&self, base: PhysAddr) -> IoTable {
+        io(match self.stage {
+            Stage::One(tables) => tables.top(base),
+            Stage::Two(tables) => tables.top(base),
+        })
+    }
+
+    fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
+        let at = self.table(at)?;
+        let next = match self.stage {
+            Stage::One(tables) => tables.below(&at, base),
+            Stage::Two(tables) => tables.below(&at, base),
+        };
+        next.map(io)
+    }
+
+    fn leaf_sizes(&self, at: &IoTable) -> LeafSizes {
+        match self.table(at) {
+            Some(table) if self.leaf_at(&table) => {
+                let (one, group) = (at.shift, self.group(at.shift));
+                let all = LeafSizes::NONE.with(one);
+                // A small top table may have fewer entries than a group.
+                if group.raw() - one.raw() <= at.bits { all.with(group) } else { all }
+            }
+            _ => LeafSizes::NONE,
+        }
+    }
+
+    #[inline]
+    fn decode(&self, at: &IoTable, raw: u64) -> IoEntry {
+        let Some(table) = self.table(at) else { return IoEntry::Malformed };
+        match self.decode_cpu(&table, raw) {
+            Entry::Absent => IoEntry::Absent,
+            Entry::Malformed => IoEntry::Malformed,
+            Entry::Table(next, rights) => IoEntry::Table(io(next), access_of(rights)),
+            Entry::Leaf(leaf) => {
+                let access = access_of(leaf.rights);
+                if access.is_empty() {
+                    return IoEntry::Absent;
+                }
+                let group = self.group(at.shift);
+                let grouped = leaf.flags.contains(LeafFlags::CONTIGUOUS)
+                    && self.leaf_sizes(at).contains(group);
+                let shift = if grouped { group } else { at.shift };
+                let mut flags = IoFlags::empty();
+                let accessed = self.marks && leaf.flags.contains(LeafFlags::ACCESSED);
+                flags.set(IoFlags::ACCESSED, accessed);
+                flags.set(IoFlags::DIRTY, leaf.flags.contains(LeafFlags::DIRTY));
+                flags.set(IoFlags::DEVICE, leaf.memory == self.memory()[1]);
+                IoEntry::Leaf(IoLeaf {
+                    flags,
+                    ..IoLeaf::new(leaf.addr.align_down(shift), shift, access)
+                })
+            }
+        }
+    }
+
+    fn encode(&self, at: &IoTable, index: u32, entry: IoEntry) -> Result<u64, EncodeError> {
+        let table = self.table(at).ok_or(EncodeError::Size { shift: at.shift })?;
+        let leaf = match entry {
+            IoEntry::Absent => return Ok(0),
+            IoEntry::Malformed => return Err(EncodeError::Malformed),
+            IoEntry::Table(next, access) => {
+                let next = self.table(&next).ok_or(EncodeError::Size { shift: next.shift })?;
+                let rights = match access {
+                    Access::READ => Rights::all().difference(Rights::WRITE),
+                    none if none.is_empty() => Rights::all().difference(Rights::USER),
+                    all if all == Access::all() => Rights::all(),
+                    _ => return Err(EncodeError::Access { access }),
+                };
+                let raw = self.encode_cpu(&table, Entry::Table(next, rights));
+                return raw.map_err(|error| about_access(error, access));
+            }
+            IoEntry::Leaf(leaf) => leaf,
+        };
+        if !self.leaf_sizes(at).contains(leaf.shift) {
+            return Err(EncodeError::Size { shift: leaf.shift });
+        }
+        if !leaf.addr.is_aligned(leaf.shift) {
+            return Err(EncodeError::Address { addr: leaf.addr });
+        }
+        let marks = IoFlags::ACCESSED | IoFlags::DIRTY;
+        let known = if self.marks { marks | IoFlags::DEVICE } else { IoFlags::DEVICE };
+        if !known.contains(leaf.flags) {
+            return Err(EncodeError::Attributes);
+        }
+        if leaf.access.is_empty() || Access::from_bits(leaf.access.bits()).is_none() {
+            return Err(EncodeError::Access { access: leaf.access });
+        }
+        let mut flags = LeafFlags::empty();
+        // Without hardware that sets it, a page that is not marked as used would fault.
+        flags.set(LeafFlags::ACCESSED, !self.marks || leaf.flags.contains(IoFlags::ACCESSED));
+        flags.set(LeafFlags::DIRTY, leaf.flags.contains(IoFlags::DIRTY));
+        flags.set(LeafFlags::CONTIGUOUS, leaf.shift != at.shift);
+        let [ordinary, device] = self.memory();
+        let memory = if leaf.flags.contains(IoFlags::DEVICE) { device } else { ordinary };
+        let number = u64::from(index) & (leaf.entries(at) - 1);
+        let addr = PhysAddr::new(leaf.addr.raw() | number << at.shift.raw());
+        let page = Leaf { flags, memory, ..Leaf::new(addr, at.shift, Rights::needed(leaf.access)) };
+        let raw = self.encode_cpu(&table, Entry::Leaf(page));
+        raw.map_err(|error| about_access(error, leaf.access))
+    }
+
+    fn address_bits(&self, at: &IoTable) -> u64 {
+        match (self.stage, self.table(at)) {
+            (Stage::One(tables), Some(table)) => tables.address_bits(&table),
+            (Stage::Two(tables), Some(table)) => tables.address_bits(&table),
+            _ => 0,
+        }
+    }
+
+    fn volatile_bits(&self) -> u64 {
+        match self.stage {
+            Stage::One(tables) => tables.volatile_bits(),
+            Stage::Two(tables) => tables.volatile_bits(),
+        }
+    }
+}
