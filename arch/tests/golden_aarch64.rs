@@ -170,6 +170,7 @@ fn marks_of_leaves() {
     both(by_hand, 12, 0x0060_0000_1234_5b83, page(Rights::empty(), NONE));
     // ARM D8.5.2: DBM (51) and AP[2] are writable and clean, without AP[2] dirty.
     let dirty = f.with_hardware_dirty(true);
+    assert_eq!(dirty.with_hardware_access(false), by_hand);
     both(dirty, 12, 0x0068_0000_1234_5fc3, page(RW | USER, A));
     both(dirty, 12, 0x0068_0000_1234_5f43, page(RW | USER, AD));
     both(dirty, 12, 0x0060_0000_1234_5fc3, page(R | USER, A));

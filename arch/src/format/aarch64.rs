@@ -43,7 +43,7 @@ const INNER_SHAREABLE: u64 = 3 << 8;
 const ACCESS_FLAG: u64 = 1 << 10;
 /// Bits 15:12, four bits of an address with 64K pages.
 const FIELD_15_12: u64 = 0xf << 12;
-/// nT, in a block: its translation may be cached only as a hint.
+/// nT, in a block: its translation may be cached only as a hint. An address bit of smaller things.
 const BLOCK_NT: u64 = 1 << 16;
 /// Hardware may lift the write protection, to mark a page as dirty.
 const DIRTY_BIT_MODIFIER: u64 = 1 << 51;
@@ -116,9 +116,9 @@ impl Granule {
     }
 }
 
-/// What TCR.IPS and VTCR.PS say, in bits. The two values that are reserved are a width above all
-/// others, which the CPU's own then limits, as the manual has it.
-const fn output_bits(field: u64) -> u8 {
+/// What TCR.IPS, VTCR.PS and ID_AA64MMFR0_EL1.PARange say, in bits. 56, which takes other
+/// descriptors, counts as the 52 that these have.
+pub(crate) const fn output_bits(field: u64) -> u8 {
     match field & 7 {
         0 => 32,
         1 => 36,
@@ -276,9 +276,10 @@ impl Layout {
     /// The address in a descriptor, `None` if it is too wide or has a reserved bit.
     const fn address(&self, raw: u64, size: PageShift) -> Option<PhysAddr> {
         let (moved, up) = self.moved();
-        let nt = if size.raw() > self.granule.page() { BLOCK_NT } else { 0 };
         let high = (raw & moved) << up;
-        if raw & ADDRESS & !self.in_place(size) & !moved & !nt != 0 || high >> self.pa_bits != 0 {
+        if raw & ADDRESS & !self.in_place(size) & !moved & !BLOCK_NT != 0
+            || high >> self.pa_bits != 0
+        {
             return None;
         }
         Some(PhysAddr::new(raw & self.in_place(size) | high))
