@@ -2,8 +2,6 @@
 
 #include "init.h"
 
-#define NO_DEVICE -19L	/* -ENODEV */
-
 static void lay_out_file(const char *name, const char *path, int prot, int flags, int write)
 {
 	long fd = open_(path, O_RW | O_CREATE);

@@ -32,12 +32,14 @@ static struct part {
 
 u64 guest_pool;
 
-/* The small parts end where a huge page begins. Large huge pages are fewer: one per round. */
+/* The small parts end where a huge page begins. Of large huge pages there are fewer. */
 static u64 bytes_of(const struct part *p)
 {
 	u64 piece = 128 * PAGE;
+	if (p->leaves && LEAF > 2 * MIB)
+		return (p->leaves >= ROUNDS ? ROUNDS : 1) * LEAF;
 	if (p->leaves)
-		return (p->leaves > ROUNDS && LEAF > 2 * MIB ? ROUNDS : p->leaves) * LEAF;
+		return p->leaves * LEAF;
 	if (p->touch != FORWARD)
 		return piece;
 	return ((11 * MIB + 2 * piece + LEAF - 1) & -LEAF) - 2 * piece;

@@ -101,9 +101,9 @@ void start(const u64 *stack)
 	mount_all();
 	open_output();
 	tell_sizes();
-	touch_page_buffers();
 	load_modules();
 	lay_out();
+	touch_buffers();
 	flush();
 	print_all();
 	put("READY\n");

@@ -16,6 +16,7 @@ extern u64 page_size, leaf_size;	/* the kernel's base pages, and its huge pages 
 #define PAGE page_size
 #define LEAF leaf_size
 #define MIB 0x100000UL
+#define NO_DEVICE -19L	/* -ENODEV */
 #define ERR(r) ((u64)(r) > -4096UL)
 
 enum { RD = 1, WR = 2, EX = 4, RW = 3 };
@@ -77,7 +78,7 @@ void lay_out_files(void);
 void load_modules(void);
 
 /* pages.c: what the kernel says of every page */
-void touch_page_buffers(void);
+void touch_buffers(void);
 void print_pages_and_frames(void);
 
 /* ask.c: what the kernel answers */

@@ -17,9 +17,6 @@ void open_output(void)
 		out = fd;
 	call(SYS_syslog, CONSOLE_OFF, 0, 0, 0, 0, 0);
 	put("\nBEGIN\n");
-	/* Own pages first, so that printing changes nothing. */
-	for (u64 i = 0; i < sizeof text_buffer; i += PAGE)
-		text_buffer[i] = 1;
 }
 
 void flush(void)

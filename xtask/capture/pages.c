@@ -155,9 +155,11 @@ static void print_all_pages(void)
 	}
 }
 
-/* Own pages first, so that printing changes nothing. */
-void touch_page_buffers(void)
+/* Pages of our own, not those that the child has too: printing is to change nothing. */
+void touch_buffers(void)
 {
+	for (u64 i = 0; i < sizeof text_buffer; i += PAGE)
+		text_buffer[i] = 1;
 	for (u64 i = 0; i < sizeof maps; i += PAGE)
 		maps[i] = 1;
 	for (u64 i = 0; i < BATCH; i++)

@@ -35,6 +35,8 @@ static long open_group(void)
 static long begin(void)
 {
 	long group, r;
+	if (!there_is("/sys/bus/pci/devices/" DEVICE "/driver_override"))
+		return NO_DEVICE;
 	/* Without interrupt remapping; here no device can harm anyone. */
 	write_file("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "1");
 	write_file("/sys/bus/pci/devices/" DEVICE "/driver_override", "vfio-pci");

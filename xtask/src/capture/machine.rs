@@ -141,7 +141,18 @@ fn arguments(options: &Options, with_disk: bool) -> Result<Vec<String>, String> 
     let all = [
         machine,
         &["-accel", "tcg", "-smp", "1", "-m", &memory, "-display", "none", "-monitor", "none"],
-        &["-no-reboot", "-S", "-gdb", "stdio", "-serial", &console, "-append", &line],
+        &[
+            "-nic",
+            "none",
+            "-no-reboot",
+            "-S",
+            "-gdb",
+            "stdio",
+            "-serial",
+            &console,
+            "-append",
+            &line,
+        ],
     ];
     let mut all: Vec<String> = all.concat().into_iter().map(str::to_owned).collect();
     let (path, size) = (disk::IMAGE, disk::BYTES);

@@ -7,13 +7,16 @@ use std::process::Command;
 
 use super::kernel::missing;
 
-/// The disks, their bus and file system, the RAM disk to swap to, and user-space drivers. What a kernel has
-/// built in, or does not have, is not in its directory.
-const WANTED: [&str; 8] = [
+/// The disks, their bus and file system, the RAM disk to swap to, and user-space drivers. ext4 does
+/// not depend on its checksum, but asks for it. What a kernel has built in, or does not have, is not
+/// in its directory.
+const WANTED: [&str; 10] = [
     "virtio_pci",
     "virtio_blk",
     "nd_pmem",
     "virtio_pmem",
+    "crc32c_generic",
+    "crc32c_cryptoapi",
     "ext4",
     "brd",
     "vfio_iommu_type1",

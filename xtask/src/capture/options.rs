@@ -22,7 +22,7 @@ about half a minute.
   --levels N         levels of page tables, where kernels leave the choice (x86_64: 4 or 5)
   --memory SIZE      memory of the machine (448M)
   --movable SIZE     how much of it is a movable zone (48M)
-  --cma AREA         size and place of the contiguous allocator's area (160M, 80M into memory).
+  --cma AREA         size and place of the contiguous allocator's area (160M, where it fits).
                      Debian's kernels for x86_64 are built without that allocator and ignore it
   --append TEXT      more words for the kernel command line
 

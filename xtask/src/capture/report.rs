@@ -54,7 +54,8 @@ impl Report {
             if line == READY {
                 report.warnings_while_laying_out = report.warnings.len();
             }
-            if line == READY || line == DONE || line.is_empty() {
+            // The kernel says its very last words there all the same.
+            if line == READY || line == DONE || line.is_empty() || line.starts_with('[') {
                 continue;
             }
             if let Some(name) = line.strip_prefix("F ") {

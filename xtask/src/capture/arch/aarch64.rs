@@ -16,8 +16,8 @@ pub(super) const ARCH: Arch = Arch {
     persistent: false,
     console: "ttyAMA0",
     words: "",
-    // Memory begins at 1 GiB.
-    cma: "160M@1104M",
+    // Memory begins at 1 GiB, and 128 MiB further lies the initramfs. Areas are whole blocks of 32 MiB.
+    cma: "160M@1184M",
     debian: Debian { architecture: "arm64", flavour: "cloud-arm64" },
     registers: ByteOrder::Little,
     in_user_mode,
