@@ -119,8 +119,11 @@ void lay_out_guest(void)
 		long r;
 		p->at = at;
 		r = map(at, p->bytes, RW, flags, fd, 0);
-		if (ERR(r))
+		if (ERR(r)) {
 			warn(p->name, r);
+			/* A machine without huge pages has a whole guest too. */
+			map(at, p->bytes, RW, PRIVATE | ANON, -1, 0);
+		}
 		if (p->memory != POOL)
 			advise(at, p->bytes,
 			       p->memory == HUGE || p->memory == MEMFD_HUGE ? ADV_HUGE : ADV_NOHUGE);

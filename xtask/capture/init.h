@@ -8,6 +8,8 @@ typedef unsigned char u8;
 #include "x86_64.h"
 #elif defined(__aarch64__)
 #include "aarch64.h"
+#elif defined(__s390x__)
+#include "s390x.h"
 #else
 #error "no system call layer for this architecture yet"
 #endif

@@ -2,6 +2,7 @@
 //! own below. Adding one is such a file, its line here, and its header in `xtask/capture`.
 
 mod aarch64;
+mod s390x;
 mod x86_64;
 
 use pinfold_arch::PageShift;
@@ -10,7 +11,7 @@ use pinfold_sim::snapshot::Mmu;
 use super::gdb::{ByteOrder, Gdb};
 use super::report::Report;
 
-pub(crate) const ALL: [&Arch; 2] = [&x86_64::ARCH, &aarch64::ARCH];
+pub(crate) const ALL: [&Arch; 3] = [&x86_64::ARCH, &aarch64::ARCH, &s390x::ARCH];
 
 /// A kind of machine.
 #[derive(Debug)]

@@ -16,7 +16,6 @@ const CHUNK: u64 = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ByteOrder {
     Little,
-    #[expect(dead_code, reason = "for machines that are big-endian")]
     Big,
 }
 

@@ -9,7 +9,7 @@ Boots a Linux kernel under QEMU, lays out a process's memory in it, and writes t
 tables, what the kernel said about them, and its answers to long-term pins of every region. Takes
 about half a minute.
 
-  --arch ARCH        x86_64, aarch64
+  --arch ARCH        x86_64, aarch64, s390x
   --out FILE         where the snapshot goes; with --fetch it may be missing: then nothing is booted
   --kernel IMAGE     the kernel to boot; without it the newest one in target/kernels/ARCH
   --modules DIR      its lib/modules/VERSION; without it the one beside the kernel's boot directory.

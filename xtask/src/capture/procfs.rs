@@ -128,6 +128,21 @@ pub(super) fn phys_bits(cpuinfo: &str) -> Result<u8, String> {
     line.and_then(|line| leading(line.split_once(':')?.1)).ok_or("cpuinfo: no address sizes".into())
 }
 
+/// `facilities : 0 1 2 8` in `/proc/cpuinfo` of s390x, as words in which the most significant bit comes
+/// first.
+pub(super) fn facilities(cpuinfo: &str) -> Result<Vec<u64>, String> {
+    let line = cpuinfo.lines().find_map(|line| line.strip_prefix("facilities"));
+    let numbers = line.and_then(|line| line.split_once(':')).ok_or("cpuinfo: no facilities")?.1;
+    let mut words = Vec::new();
+    for number in numbers.split_whitespace() {
+        let bit = number.parse::<u16>().map_err(|_| format!("cpuinfo: facility {number}"))?;
+        let (word, bit) = (usize::from(bit / 64), bit % 64);
+        words.resize(words.len().max(word + 1), 0);
+        words[word] |= 1 << (63 - bit);
+    }
+    Ok(words)
+}
+
 fn hex(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
@@ -184,10 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn ram_in_whole_frames() {
+    fn ram_in_whole_frames_and_what_processors_have() {
         let text = "00001000-0009fbff : System RAM\n  00002000-00002fff : System RAM\n";
         let range = FrameRange { start_pfn: 1, frames: 0x9e, name: "System RAM".into() };
         assert_eq!(ram(text, 12), Ok(vec![range]));
+        let said = "processors : 1\nfacilities      : 0 1 63 130\n";
+        assert_eq!(facilities(said), Ok(vec![0xc000_0000_0000_0001, 0, 0x2000_0000_0000_0000]));
+        assert!(facilities("features : edat").is_err());
         assert_eq!(phys_bits("address sizes\t: 40 bits physical, 48 bits virtual"), Ok(40));
     }
 }
