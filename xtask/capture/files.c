@@ -6,8 +6,8 @@ static void lay_out_file(const char *name, const char *path, int prot, int flags
 {
 	long fd = open_(path, O_RW | O_CREATE);
 	u64 at;
-	if (!ERR(fd))
-		call(SYS_write, fd, (long)text_buffer, 8 * PAGE, 0, 0, 0);
+	for (u64 i = 0; !ERR(fd) && i < 8; i++)
+		call(SYS_write, fd, (long)text_buffer, PAGE, 0, 0, 0);
 	at = map_region(name, place(), 8 * PAGE, prot, flags, fd);
 	for (u64 i = 0; at && i < 6; i++)	/* the last two stay untouched */
 		look(at + i * PAGE);

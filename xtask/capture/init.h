@@ -10,6 +10,8 @@ typedef unsigned char u8;
 #include "aarch64.h"
 #elif defined(__s390x__)
 #include "s390x.h"
+#elif defined(__powerpc64__)
+#include "powerpc64le.h"
 #else
 #error "no system call layer for this architecture yet"
 #endif

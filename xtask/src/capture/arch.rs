@@ -2,6 +2,7 @@
 //! own below. Adding one is such a file, its line here, and its header in `xtask/capture`.
 
 mod aarch64;
+mod powerpc64le;
 mod s390x;
 mod x86_64;
 
@@ -11,7 +12,8 @@ use pinfold_sim::snapshot::Mmu;
 use super::gdb::{ByteOrder, Gdb};
 use super::report::Report;
 
-pub(crate) const ALL: [&Arch; 3] = [&x86_64::ARCH, &aarch64::ARCH, &s390x::ARCH];
+pub(crate) const ALL: [&Arch; 4] =
+    [&x86_64::ARCH, &aarch64::ARCH, &s390x::ARCH, &powerpc64le::ARCH];
 
 /// A kind of machine.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct Arch {
     pub(super) console: &'static str,
     /// More words for every kernel's command line.
     pub(super) words: &'static str,
+    /// How much memory it has, if nothing else is said.
+    pub(super) memory: &'static str,
     /// Size and place of the contiguous allocator's area.
     pub(super) cma: &'static str,
     pub(super) debian: Debian,

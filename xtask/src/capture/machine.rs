@@ -133,11 +133,8 @@ fn arguments(options: &Options, with_disk: bool) -> Result<Vec<String>, String> 
     let arch = options.arch;
     let machine = (arch.machine)(options.levels).ok_or("capture: no such --levels there")?;
     let (console, line) = (format!("file:{CONSOLE}"), options.command_line());
-    let memory = if arch.persistent {
-        format!("{},maxmem=4G", options.memory)
-    } else {
-        options.memory.clone()
-    };
+    let memory = options.memory.as_deref().unwrap_or(arch.memory);
+    let memory = if arch.persistent { format!("{memory},maxmem=4G") } else { memory.to_owned() };
     let all = [
         machine,
         &["-accel", "tcg", "-smp", "1", "-m", &memory, "-display", "none", "-monitor", "none"],

@@ -9,7 +9,7 @@ Boots a Linux kernel under QEMU, lays out a process's memory in it, and writes t
 tables, what the kernel said about them, and its answers to long-term pins of every region. Takes
 about half a minute.
 
-  --arch ARCH        x86_64, aarch64, s390x
+  --arch ARCH        x86_64, aarch64, s390x, powerpc64le
   --out FILE         where the snapshot goes; with --fetch it may be missing: then nothing is booted
   --kernel IMAGE     the kernel to boot; without it the newest one in target/kernels/ARCH
   --modules DIR      its lib/modules/VERSION; without it the one beside the kernel's boot directory.
@@ -20,7 +20,7 @@ about half a minute.
                      of the releases that this machine's apt has as sources
   --flavour NAME     which one of that version, such as arm64-16k (the smallest)
   --levels N         levels of page tables, where kernels leave the choice (x86_64: 4 or 5)
-  --memory SIZE      memory of the machine (448M)
+  --memory SIZE      memory of the machine (448M, on powerpc64le 512M)
   --movable SIZE     how much of it is a movable zone (48M)
   --cma AREA         size and place of the contiguous allocator's area (160M, where it fits).
                      Debian's kernels for x86_64 are built without that allocator and ignore it
@@ -42,7 +42,7 @@ pub(super) struct Options {
     pub(super) fetch: Option<String>,
     pub(super) flavour: Option<String>,
     pub(super) levels: Option<u8>,
-    pub(super) memory: String,
+    pub(super) memory: Option<String>,
     pub(super) movable: String,
     pub(super) cma: Option<String>,
     pub(super) append: String,
@@ -60,7 +60,7 @@ impl Options {
             fetch: None,
             flavour: None,
             levels: None,
-            memory: "448M".into(),
+            memory: None,
             movable: "48M".into(),
             cma: None,
             append: String::new(),
@@ -77,7 +77,7 @@ impl Options {
                 "--modules" => options.modules = Some(value()?),
                 "--flavour" => options.flavour = Some(value()?),
                 "--levels" => options.levels = Some(levels(&value()?)?),
-                "--memory" => options.memory = value()?,
+                "--memory" => options.memory = Some(value()?),
                 "--movable" => options.movable = value()?,
                 "--cma" => options.cma = Some(value()?),
                 "--append" => options.append = value()?,

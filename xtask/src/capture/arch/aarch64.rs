@@ -15,6 +15,7 @@ pub(super) const ARCH: Arch = Arch {
     machine,
     persistent: false,
     console: "ttyAMA0",
+    memory: "448M",
     words: "",
     // Memory begins at 1 GiB, and 128 MiB further lies the initramfs. Areas are whole blocks of 32 MiB.
     cma: "160M@1184M",

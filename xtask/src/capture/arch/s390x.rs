@@ -17,6 +17,7 @@ pub(super) const ARCH: Arch = Arch {
     machine,
     persistent: false,
     console: "ttysclp0",
+    memory: "448M",
     words: "",
     cma: "160M@80M",
     debian: Debian { architecture: "s390x", flavour: "s390x" },

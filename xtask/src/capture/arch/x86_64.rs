@@ -17,6 +17,7 @@ pub(super) const ARCH: Arch = Arch {
     persistent: true,
     console: "ttyS0",
     // No check that timer interrupts come in time: it fails when the host is busy.
+    memory: "448M",
     words: "no_timer_check intel_iommu=on",
     cma: "160M@80M",
     debian: Debian { architecture: "amd64", flavour: "cloud-amd64" },
