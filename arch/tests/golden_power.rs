@@ -386,3 +386,17 @@ fn builders_make_the_tables_of_linux() {
     assert_eq!(widths(from(0x6000_0000_0000_01e5)), [5, 16, 11, 9, 9]);
     assert_eq!(widths(from(0x0000_0000_0008_0010)), [16]);
 }
+
+#[test]
+fn what_hardware_sets_and_what_is_an_address() {
+    // Bits 55 and 56; bits 7 to 51, less those inside a large page.
+    assert_eq!(pages_of(12).volatile_bits(), 0x180);
+    for (level, bits) in [
+        (12, 0x01ff_ffff_ffff_f000),
+        (16, 0x01ff_ffff_ffff_0000),
+        (21, 0x01ff_ffff_ffe0_0000),
+        (30, 0x01ff_ffff_c000_0000),
+    ] {
+        assert_eq!(pages_of(12).address_bits(&table(0, level, 9)), bits);
+    }
+}
