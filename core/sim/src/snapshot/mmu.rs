@@ -3,7 +3,7 @@
 
 use pinfold_arch::format::FormatError;
 use pinfold_arch::format::s390x::Facilities;
-use pinfold_arch::{AnyFormat, PageFormat, PageShift, PowerRadix, S390x, Table, X86_64};
+use pinfold_arch::{Aarch64, AnyFormat, PageFormat, PageShift, PowerRadix, S390x, Table, X86_64};
 
 use super::bytes::{Reader, put_number};
 use super::{Snapshot, SnapshotError};
@@ -94,12 +94,6 @@ pub enum MmuError {
     /// The format does not exist like this, or its root is none.
     #[error("page-table format: {0}")]
     Format(#[from] FormatError),
-    /// There is no format for this architecture.
-    #[error("page tables of {arch:?} are not supported")]
-    Unsupported {
-        /// Whose tables.
-        arch: SnapshotArch,
-    },
     /// The kernel has other base pages than its tables.
     #[error("base pages of {said} bytes, but the tables have them of {tables}")]
     BasePages {
@@ -130,6 +124,10 @@ impl Mmu {
                 let format = X86_64::new(levels, phys_bits)?.with_no_execute(no_execute);
                 Ok((format.into(), format.root(cr3)?))
             }
+            Self::Aarch64 { ttbr0, tcr, pa_bits } => {
+                let format = Aarch64::from_tcr(tcr, false, pa_bits)?;
+                Ok((format.into(), format.root(ttbr0)?))
+            }
             Self::S390x { asce, facilities } => {
                 let (format, root) = S390x::from_asce(asce, facilities)?;
                 Ok((format.into(), root))
@@ -138,7 +136,6 @@ impl Mmu {
                 let (format, root) = PowerRadix::from_process_entry(base, process)?;
                 Ok((format.into(), root))
             }
-            Self::Aarch64 { .. } => Err(MmuError::Unsupported { arch: self.arch() }),
         }
     }
 }
