@@ -170,11 +170,12 @@ fn slowly(asce: u64, memory: &Memory, range: AddrRange) -> Option<Vec<(Option<u6
         let (mut at, mut rights) = (root, Rights::all());
         loop {
             let index = at.index(va);
+            // A table outside memory ends a walk, whatever is looked for in it.
+            let entries = memory.table(at.base, at.entries())?;
             if !at.has(index) {
                 return Some((None, false));
             }
-            let raw = memory.0.get(&at.base.raw())?.get(usize::from(index))?;
-            match format.decode(&at, u64::from_be(raw.load(pinfold::sync::Ordering::Relaxed))) {
+            match format.decode(&at, u64::from_be(entries.load(usize::from(index))?)) {
                 Entry::Table(next, allowed) => (at, rights) = (next, rights & allowed),
                 Entry::Leaf(leaf) => {
                     let frame = (leaf.addr.raw() + va.offset(leaf.shift)) >> 12;
@@ -186,6 +187,16 @@ fn slowly(asce: u64, memory: &Memory, range: AddrRange) -> Option<Vec<(Option<u6
         }
     };
     (0..range.pages().raw()).map(|n| page(VirtAddr::new(range.start().raw() + (n << 12)))).collect()
+}
+
+/// The same by a walk in one pass; `None` if it ends with an error.
+fn quickly(asce: u64, memory: &Memory, range: AddrRange) -> Option<Vec<(Option<u64>, bool)>> {
+    let mut each = Vec::new();
+    for (page, frame, pages, write) in walk(asce, memory, range).ok()? {
+        assert_eq!(page, (range.start().raw() >> 12) + each.len() as u64);
+        each.extend((0..pages).map(|n| (frame.map(|frame| frame + n), write)));
+    }
+    Some(each)
 }
 
 /// An entry for the edges of quarters: absent, a frame, or one of three tables with any offset,
@@ -201,6 +212,15 @@ fn entry(kind: u64, next: u64) -> impl Strategy<Value = u64> {
     let frame = (0..4_u64, any::<bool>())
         .prop_map(move |(n, protected)| (n << size) | 0x400 | kind | u64::from(protected) << 9);
     prop_oneof![2 => Just(0x20 | kind), 2 => frame, 5 => table]
+}
+
+/// Points to one of four tables or outside memory, from a table of any type, and may have bits that
+/// do not go together.
+fn any_entry() -> impl Strategy<Value = u64> {
+    let noise = prop_oneof![2 => Just(0), 1 => 0..0x1000_u64];
+    let parts = prop::sample::select(&[0, 3, 0x41, 0xc0_u64]);
+    (1..7_u64, 0..4_u64, parts, noise)
+        .prop_map(|(target, kind, parts, noise)| (target * 0x4000) | kind << 2 | parts ^ noise)
 }
 
 fn page() -> impl Strategy<Value = u64> {
@@ -242,17 +262,28 @@ proptest! {
         prop_assume!(start < end);
         let asce = 0x4004 | last;
         let range = range(start, end - start);
-        let want = slowly(asce, &memory, range);
-        let found = walk(asce, &memory, range);
-        prop_assert_eq!(found.is_ok(), want.is_some());
-        let (Ok(found), Some(want)) = (found, want) else { return Ok(()) };
-        let mut next = start;
-        let mut each = Vec::new();
-        for (page, frame, pages, write) in found {
-            prop_assert_eq!(page, next);
-            each.extend((0..pages).map(|n| (frame.map(|frame| frame + n), write)));
-            next += pages;
+        prop_assert_eq!(quickly(asce, &memory, range), slowly(asce, &memory, range));
+    }
+
+    /// Whatever stands in tables that may point to each other, to themselves and outside memory, and
+    /// whichever of them a walk begins with: it ends as looking at each page alone does.
+    #[test]
+    fn hostile_tables(
+        tables in prop::collection::vec(table(any_entry()), 4),
+        asce in 0..16_u64,
+        start in any::<u64>(),
+        pages in 1..1500_u64,
+    ) {
+        let mut memory = Memory::default();
+        for (at, table) in (1..).zip(&tables) {
+            memory = memory.with(at * 0x4000, (0..2048).map(|index| table[index / 128]));
         }
-        prop_assert_eq!(each, want);
+        let asce = 0x4000 | asce;
+        let reach = 31 + 11 * (asce >> 2 & 3);
+        let start = start >> (64 - reach) >> 12 << 12;
+        let range = AddrRange::new(VirtAddr::new(start), PageCount::new(pages), BASE);
+        prop_assume!(range.is_ok_and(|range| s390x(asce).0.valid(&range)));
+        let range = range.unwrap();
+        prop_assert_eq!(quickly(asce, &memory, range), slowly(asce, &memory, range));
     }
 }
