@@ -72,9 +72,9 @@ static void touch(struct part *p, u64 round)
 				dirty(from + (g * 8 + k) * PAGE);
 		}
 		break;
-	case HOLED:	/* every fourth group of 32 pages stays a hole */
+	case HOLED:	/* every fourth sixteenth of a huge page stays a hole */
 		for (u64 a = from; a < to; a += PAGE)
-			if ((a / PAGE & 127) < 96)
+			if ((a / (LEAF / 16) & 3) != 3)
 				dirty(a);
 		break;
 	case WHOLE:
@@ -83,7 +83,7 @@ static void touch(struct part *p, u64 round)
 			dirty(a);
 		break;
 	case PART:
-		for (u64 i = 0; round == 0 && i < 96; i++)
+		for (u64 i = 0; round == 0 && i < 96 && i < p->bytes / PAGE / 2; i++)
 			look(p->at + i * PAGE);
 		break;
 	case READ:

@@ -73,24 +73,24 @@ pub(crate) fn kernels(arch: &Arch) -> PathBuf {
     root().join("target/kernels").join(arch.name)
 }
 
-/// The newest kernel at hand that no committed snapshot is of: one that was unpacked, or else
-/// Debian's current one. Without either, the newest at hand.
+/// The newest kernel at hand that no committed snapshot is of: one that was unpacked, or else one of
+/// Debian's. Without either, the newest at hand.
 pub(crate) fn other_kernel(arch: &Arch) -> Result<PathBuf, String> {
     let committed = committed()?;
     let kernels = kernels(arch);
-    let known = |image: &PathBuf| committed.contains(&kernel::release(image));
     let mut unpacked = kernel::unpacked(&kernels);
-    if let Some(other) = unpacked.iter().rev().find(|image| !known(image)) {
+    let other = unpacked.iter().rev().find(|image| !committed.contains(&kernel::release(image)));
+    if let Some(other) = other {
         return Ok(other.clone());
     }
-    let fetched = debian::fetch(&kernels, arch, "", None);
-    match (fetched, unpacked.pop()) {
-        (Ok(image), _) if !known(&image) => Ok(image),
+    match (debian::fetch_other(&kernels, arch, &committed), unpacked.pop()) {
+        (Ok(Some(image)), _) => Ok(image),
         (_, Some(newest)) => {
             println!("note      a committed snapshot is of each kernel that can be had");
             Ok(newest)
         }
-        (fetched, None) => fetched,
+        (Err(why), None) => Err(why),
+        (Ok(None), None) => debian::fetch(&kernels, arch, "", None),
     }
 }
 
@@ -212,9 +212,7 @@ fn describe(snapshot: &Snapshot) {
     let refused = snapshot.verdicts.iter().filter(|verdict| verdict.errno != 0).count();
     println!("verdicts  {}, {refused} of them refusals", snapshot.verdicts.len());
     if snapshot.cma.is_empty() {
-        println!(
-            "note      this kernel has no contiguous allocator (CONFIG_CMA): no frame is in CMA"
-        );
+        println!("note      this kernel has no area of the contiguous allocator (CMA)");
     }
 }
 

@@ -6,14 +6,18 @@ mod powerpc64le;
 mod s390x;
 mod x86_64;
 
+pub(crate) use aarch64::ARCH as AARCH64;
+pub(crate) use powerpc64le::ARCH as POWERPC64LE;
+pub(crate) use s390x::ARCH as S390X;
+pub(crate) use x86_64::ARCH as X86_64;
+
 use pinfold_arch::PageShift;
 use pinfold_sim::snapshot::Mmu;
 
 use super::gdb::{ByteOrder, Gdb};
 use super::report::Report;
 
-pub(crate) const ALL: [&Arch; 4] =
-    [&x86_64::ARCH, &aarch64::ARCH, &s390x::ARCH, &powerpc64le::ARCH];
+pub(crate) const ALL: [&Arch; 4] = [&X86_64, &AARCH64, &S390X, &POWERPC64LE];
 
 /// A kind of machine.
 #[derive(Debug)]

@@ -22,24 +22,28 @@ pub(crate) fn fetch(
 ) -> Result<PathBuf, String> {
     let apt = Apt { kernels, architecture: arch.debian.architecture };
     apt.update()?;
-    let package = apt.newest(wanted, flavour.unwrap_or(arch.debian.flavour))?;
-    let place = kernels.join(&package);
-    if let Some(image) = images(&place).pop() {
-        return Ok(image);
-    }
-    for part in apt.parts(&package)? {
-        println!("fetching  {part}");
-        apt.run("apt-get", &["download", &part])?;
-        let archive = entries(kernels)
-            .map(|file| name(&file))
-            .filter(|file| file.starts_with(&format!("{part}_")) && file.ends_with(".deb"))
-            .max_by_key(|file| version(file))
-            .ok_or(format!("apt-get did not leave {part} in {}", kernels.display()))?;
-        run(kernels, "dpkg", &["-x", &archive, &package], "dpkg")?;
-        // It costs only disk space.
-        let _ = fs::remove_file(kernels.join(archive));
-    }
-    images(&place).pop().ok_or(format!("{package} has no kernel image"))
+    apt.unpack(&apt.newest(wanted, flavour.unwrap_or(arch.debian.flavour))?)
+}
+
+/// The same for a kernel whose release is not among `known`: the current one, or else the newest of
+/// the others; `None` where all are.
+pub(crate) fn fetch_other(
+    kernels: &Path,
+    arch: &Arch,
+    known: &[String],
+) -> Result<Option<PathBuf>, String> {
+    let apt = Apt { kernels, architecture: arch.debian.architecture };
+    apt.update()?;
+    let mut packages = vec![apt.newest("", arch.debian.flavour)?];
+    let names = apt.run("apt-cache", &["pkgnames", PREFIX])?;
+    packages.extend(all_like(&names, "", arch.debian.flavour).rev().map(str::to_owned));
+    let new = |package: &&String| !known.iter().any(|release| package.ends_with(release));
+    // Some names are only mentioned by other packages.
+    let real = |package: &&String| {
+        let policy = apt.run("apt-cache", &["policy", package]).unwrap_or_default();
+        policy.contains("Candidate: ") && !policy.contains("Candidate: (none)")
+    };
+    packages.iter().filter(new).find(real).map(|package| apt.unpack(package)).transpose()
 }
 
 /// apt for packages of another machine.
@@ -80,10 +84,32 @@ impl Apt<'_> {
                 .ok_or(format!("apt knows no package {meta} of {}", self.architecture));
         }
         let names = self.run("apt-cache", &["pkgnames", PREFIX])?;
-        newest_like(&names, wanted, flavour).ok_or(format!(
+        let newest = all_like(&names, wanted, flavour).next_back().map(str::to_owned);
+        newest.ok_or(format!(
             "apt knows no package {PREFIX}{wanted}...-{flavour} of {} (is it in another release?)",
             self.architecture
         ))
+    }
+
+    /// Downloads and unpacks a package, unless that was done before; returns the image.
+    fn unpack(&self, package: &str) -> Result<PathBuf, String> {
+        let place = self.kernels.join(package);
+        if let Some(image) = images(&place).pop() {
+            return Ok(image);
+        }
+        for part in self.parts(package)? {
+            println!("fetching  {part}");
+            self.run("apt-get", &["download", &part])?;
+            let archive = entries(self.kernels)
+                .map(|file| name(&file))
+                .filter(|file| file.starts_with(&format!("{part}_")) && file.ends_with(".deb"))
+                .max_by_key(|file| version(file))
+                .ok_or(format!("apt-get did not leave {part} in {}", self.kernels.display()))?;
+            run(self.kernels, "dpkg", &["-x", &archive, package], "dpkg")?;
+            // It costs only disk space.
+            let _ = fs::remove_file(self.kernels.join(archive));
+        }
+        images(&place).pop().ok_or(format!("{package} has no kernel image"))
     }
 
     /// The package itself and, since Linux 7, those that its image and modules are in.
@@ -121,20 +147,27 @@ impl Apt<'_> {
     }
 }
 
-/// `6.1` stands for `6.1.0-56` and not for `6.12`. Packages that only depend on others have no
-/// third number.
-fn newest_like(packages: &str, wanted: &str, flavour: &str) -> Option<String> {
+/// Those of a version, or of any for the empty one; the newest comes last. `6.1` stands for
+/// `6.1.0-56` and not for `6.12`. Packages that only depend on others have no third number.
+fn all_like<'a>(
+    packages: &'a str,
+    wanted: &str,
+    flavour: &str,
+) -> impl DoubleEndedIterator<Item = &'a str> {
     let fits = |package: &&str| {
         let release = package.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(flavour));
         release.and_then(|rest| rest.strip_suffix('-')).is_some_and(|release| {
             let rest = release.strip_prefix(wanted);
-            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+            let whole = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
+            rest.is_some_and(|rest| wanted.is_empty() || whole(rest))
                 // Not the `cloud` of `6.1.0-56-cloud-arm64`.
                 && !release.ends_with(|c: char| c.is_ascii_alphabetic())
                 && version(release).len() > 2
         })
     };
-    packages.lines().filter(fits).max_by_key(|package| version(package)).map(str::to_owned)
+    let mut fitting: Vec<&str> = packages.lines().filter(fits).collect();
+    fitting.sort_by_key(|package| version(package));
+    fitting.into_iter()
 }
 
 /// What the program printed; its complaints go to the terminal.
@@ -154,7 +187,7 @@ fn run(place: &Path, program: &str, args: &[&str], package: &str) -> Result<Stri
 
 #[cfg(test)]
 mod tests {
-    use super::newest_like;
+    use super::all_like;
 
     #[test]
     fn the_newest_package_of_a_version() {
@@ -164,10 +197,15 @@ mod tests {
             linux-image-6.12-cloud-amd64\n\
             linux-image-6.12.100+deb12-cloud-amd64\n\
             linux-image-6.12.117+deb12-cloud-amd64\n";
-        let newest = |wanted| newest_like(packages, wanted, "cloud-amd64");
-        assert_eq!(newest("6.1").as_deref(), Some("linux-image-6.1.0-56-cloud-amd64"));
-        assert_eq!(newest("6.12").as_deref(), Some("linux-image-6.12.117+deb12-cloud-amd64"));
-        assert_eq!(newest("6.12.100").as_deref(), Some("linux-image-6.12.100+deb12-cloud-amd64"));
+        let newest = |wanted| all_like(packages, wanted, "cloud-amd64").next_back();
+        assert_eq!(newest("6.1"), Some("linux-image-6.1.0-56-cloud-amd64"));
+        assert_eq!(newest("6.12"), Some("linux-image-6.12.117+deb12-cloud-amd64"));
+        assert_eq!(newest("6.12.100"), Some("linux-image-6.12.100+deb12-cloud-amd64"));
         assert_eq!(newest("7"), None);
+        assert_eq!(all_like(packages, "", "cloud-amd64").count(), 4);
+        assert_eq!(
+            all_like(packages, "", "amd64").collect::<Vec<_>>(),
+            ["linux-image-6.1.0-56-amd64"]
+        );
     }
 }

@@ -91,22 +91,6 @@ impl Gdb {
         self.expect_ok(&format!("M{addr:x},8:ffffffffffffffff"))
     }
 
-    /// What QEMU's monitor prints for a command.
-    #[expect(dead_code, reason = "for machines whose root is in no register")]
-    pub(super) fn monitor(&mut self, command: &str) -> Result<String, String> {
-        let hex: String = command.bytes().map(|byte| format!("{byte:02x}")).collect();
-        self.send(format!("qRcmd,{hex}").as_bytes())?;
-        let mut printed = Vec::new();
-        loop {
-            let reply = self.receive()?;
-            match reply.strip_prefix(b"O").and_then(unhex) {
-                Some(part) => printed.extend(part),
-                None if reply == b"OK" => return Ok(text(&printed)),
-                None => return Err(format!("QEMU refused `{command}`: {}", text(&reply))),
-            }
-        }
-    }
-
     /// Numbers the registers of a description and of those that it includes.
     fn describe(&mut self, file: &str, next: &mut u64) -> Result<(), String> {
         let xml = without_comments(&self.description(file)?);

@@ -23,7 +23,7 @@ about half a minute.
   --memory SIZE      memory of the machine (448M, on powerpc64le 512M)
   --movable SIZE     how much of it is a movable zone (48M)
   --cma AREA         size and place of the contiguous allocator's area (160M, where it fits).
-                     Debian's kernels for x86_64 are built without that allocator and ignore it
+                     Debian's kernels have it on aarch64 only; others ignore it
   --append TEXT      more words for the kernel command line
 
 Two captures of one kernel differ in a few frames: where the kernel's own allocations fell.

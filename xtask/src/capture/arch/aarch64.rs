@@ -7,7 +7,7 @@ use super::{Arch, Debian};
 use crate::capture::gdb::{ByteOrder, Gdb};
 use crate::capture::report::Report;
 
-pub(super) const ARCH: Arch = Arch {
+pub(crate) const ARCH: Arch = Arch {
     name: "aarch64",
     qemu: ("qemu-system-aarch64", "qemu-system-arm"),
     cross: ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),

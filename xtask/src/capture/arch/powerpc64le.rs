@@ -8,7 +8,7 @@ use crate::capture::gdb::{ByteOrder, Gdb};
 use crate::capture::procfs;
 use crate::capture::report::Report;
 
-pub(super) const ARCH: Arch = Arch {
+pub(crate) const ARCH: Arch = Arch {
     name: "powerpc64le",
     qemu: ("qemu-system-ppc64", "qemu-system-ppc"),
     cross: ("powerpc64le-linux-gnu-gcc", "gcc-powerpc64le-linux-gnu"),

@@ -9,7 +9,7 @@ use crate::capture::gdb::{ByteOrder, Gdb};
 use crate::capture::procfs;
 use crate::capture::report::Report;
 
-pub(super) const ARCH: Arch = Arch {
+pub(crate) const ARCH: Arch = Arch {
     name: "s390x",
     qemu: ("qemu-system-s390x", "qemu-system-misc"),
     cross: ("s390x-linux-gnu-gcc", "gcc-s390x-linux-gnu"),

@@ -8,7 +8,7 @@ use crate::capture::gdb::{ByteOrder, Gdb};
 use crate::capture::procfs;
 use crate::capture::report::Report;
 
-pub(super) const ARCH: Arch = Arch {
+pub(crate) const ARCH: Arch = Arch {
     name: "x86_64",
     qemu: ("qemu-system-x86_64", "qemu-system-x86"),
     cross: ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
