@@ -155,7 +155,7 @@ pub trait PageFormat: Copy {
     }
 
     /// Bits of a leaf that hardware may set by itself while the mapping stays the same (accessed,
-    /// dirty). A re-check ignores them.
+    /// dirty). A re-check of leaves ignores them.
     fn volatile_bits(&self) -> u64;
 }
 

@@ -143,3 +143,24 @@ fn sizes_that_do_not_exist_are_malformed() {
         assert_eq!(walk(format, root, &memory, 0, 1), Err(malformed));
     }
 }
+
+#[test]
+fn a_table_that_moved_by_its_own_size_is_noticed() {
+    // One entry of 2 MiB, and its pages in a table of 256 bytes: bit 8 of the entry is part of its
+    // address, and in a leaf it is the reference bit.
+    let format = large_pages();
+    let root = format.top(PhysAddr::new(0x1_0000));
+    let mut memory = Memory::default();
+    memory.set(0x1_0000, 8192, 0, 0x8000_0000_0002_0009);
+    memory.set(0x2_0000, 512, 0, 0x8000_0000_0003_0009);
+    memory.set(0x3_0000, 512, 0, 0x8000_0000_0004_0205);
+    memory.set(0x4_0200, 32, 0, 0xc000_0000_0050_0186);
+    let range = AddrRange::new(VirtAddr::new(0), PageCount::ONE, format.base()).unwrap();
+    let mut walk = RangeWalk::new(format, root, &memory, range).unwrap();
+    let Ok(Some(Extent::Leaf(run))) = walk.next_extent() else { panic!() };
+    let same = || run.unchanged(PageCount::ZERO, PageCount::ONE, format.base());
+    assert!(same());
+    let above = memory.table(PhysAddr::new(0x3_0000), 512).unwrap();
+    above.store(0, 0x8000_0000_0004_0305_u64.to_be()).unwrap();
+    assert!(!same());
+}

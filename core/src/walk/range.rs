@@ -47,8 +47,8 @@ pub struct LeafRun<'m> {
 
 impl LeafRun<'_> {
     /// Whether the entries behind `pages` pages from page `from` of the run, and the entry above
-    /// them, still say what they said. Compares only; marks that hardware sets by itself do not
-    /// count.
+    /// them, still say what they said. Compares only; marks that hardware sets in leaves by itself
+    /// do not count.
     ///
     /// Loads are sequentially consistent: whoever takes a count with a sequentially consistent
     /// operation and then asks this, against whoever clears an entry likewise and then looks at
@@ -89,7 +89,9 @@ impl Source<'_> {
     /// Whether the entry above the table still says what it said.
     #[inline]
     pub(crate) fn parent_unchanged(&self) -> bool {
-        self.parent.is_none_or(|(view, at, raw)| self.same(&view, usize::from(at), raw))
+        // Bit for bit: what is a mark in a leaf may be an address bit here (POWER), and where hardware
+        // does set a mark in such an entry, at its first use, that costs one more try.
+        self.parent.is_none_or(|(view, at, raw)| self.same(&view, usize::from(at), raw, 0))
     }
 
     /// Whether the entries of a run from this table still say what they said; see
@@ -98,7 +100,7 @@ impl Source<'_> {
     pub(crate) fn run_unchanged(&self, run: &Run) -> bool {
         // Mostly there is one entry or there are many.
         if run.entries == 1 {
-            return self.same(&self.view, usize::from(run.first), run.raw);
+            return self.same(&self.view, usize::from(run.first), run.raw, self.volatile);
         }
         self.entries_unchanged(run, 0, run.entries)
     }
@@ -138,9 +140,9 @@ impl Source<'_> {
     }
 
     #[inline]
-    fn same(&self, view: &TableView<'_>, at: usize, expected: u64) -> bool {
+    fn same(&self, view: &TableView<'_>, at: usize, expected: u64, volatile: u64) -> bool {
         view.load_again(at)
-            .is_some_and(|raw| (host_order(raw, self.big_endian) ^ expected) & !self.volatile == 0)
+            .is_some_and(|raw| (host_order(raw, self.big_endian) ^ expected) & !volatile == 0)
     }
 }
 
