@@ -20,7 +20,8 @@ about half a minute.
                      of the releases that this machine's apt has as sources
   --flavour NAME     which one of that version, such as arm64-16k (the smallest)
   --levels N         levels of page tables, where kernels leave the choice (x86_64: 4 or 5)
-  --memory SIZE      memory of the machine (448M, on powerpc64le 512M)
+  --memory SIZE      memory of the machine (448M, on powerpc64le 512M). With pages of 16 KiB huge ones
+                     have 32 MiB: such kernels want 1536M, and --movable 160M
   --movable SIZE     how much of it is a movable zone (48M)
   --cma AREA         size and place of the contiguous allocator's area (160M, where it fits).
                      Debian's kernels have it on aarch64 only; others ignore it
