@@ -42,6 +42,9 @@ static void mount_all(void)
 
 static void lay_out(void)
 {
+	/* Makes pages look unused, to see whether they are. */
+	if (there_is("/sys/module/damon_stat/parameters/enabled"))
+		write_file("/sys/module/damon_stat/parameters/enabled", "N");
 	lay_out_shared_with_child();
 	write_file("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
 	/* Under 512 MiB of memory these are off by default. */

@@ -31,7 +31,7 @@ static void print_run(struct run *r)
 	}
 }
 
-static void print_pages(u64 start, u64 end)
+static void print_pages(u64 start, u64 end, int readable)
 {
 	struct run run = { 0, 0, 0, 0, 0 };
 	for (u64 at = start; at < end;) {
@@ -42,9 +42,12 @@ static void print_pages(u64 start, u64 end)
 			break;
 		}
 		for (long i = 0; i < got / 8; i++, at += PAGE) {
-			u64 m = pagemap[i], step = m & PRESENT ? 1 : 0;
-			u64 flags = step ? word_at(flags_fd, m & FRAME) : 0;
-			u64 count = step ? word_at(count_fd, m & FRAME) : 0;
+			u64 m = pagemap[i], step = m & PRESENT ? 1 : 0, flags, count;
+			/* s390 has no accessed bit: a page that was not used lately is absent. */
+			if (step && readable)
+				look(at);
+			flags = step ? word_at(flags_fd, m & FRAME) : 0;
+			count = step ? word_at(count_fd, m & FRAME) : 0;
 			if (run.pages && m == run.map + run.pages * step && flags == run.flags &&
 			    count == run.count) {
 				run.pages++;
@@ -148,7 +151,7 @@ static void print_all_pages(void)
 		end = parse_hex(&s);
 		if (start >> 63 == 0) {
 			print_type(start, end);
-			print_pages(start, end);
+			print_pages(start, end, s[1] == 'r');
 		}
 		while (*s && *s++ != '\n')
 			;
