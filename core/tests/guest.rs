@@ -9,8 +9,8 @@ use pinfold::folio::{FolioFlags, FolioKind};
 use pinfold::host::MigrateError;
 use pinfold::sync::Word;
 use pinfold::{
-    Access, AccountId, AddrRange, Dirtied, Engine, Order, PageCount, PageShift, Pfn, PinFlags,
-    PinRequest, PinTable, VirtAddr,
+    Access, AccountId, AddrRange, AnyFormat, Dirtied, Engine, Order, PageCount, PageShift, Pfn,
+    PinFlags, PinRequest, PinTable, VirtAddr,
 };
 use pinfold_sim::model::Model;
 use pinfold_sim::snapshot::Snapshot;
@@ -73,7 +73,7 @@ fn words(range: &AddrRange) -> Vec<Word> {
 
 /// References and pins behind every page of the guest that is present.
 fn counts(
-    machine: &Machine<'_>,
+    machine: &Machine<'_, AnyFormat>,
     id: pinfold::host::SpaceId,
     start: u64,
     pages: u64,
@@ -171,7 +171,7 @@ fn a_guest_of_a_kernel_with_cma_leaves_its_area_too() {
 }
 
 /// A guest's hash page table: a power of two, at a multiple of 256 KiB, most of the CMA area.
-fn allocate_hpt(machine: &Machine<'_>) -> Result<u64, ContigError> {
+fn allocate_hpt(machine: &Machine<'_, AnyFormat>) -> Result<u64, ContigError> {
     let pages = 128 << 20 >> 12;
     let block = machine.alloc_contig_aligned(0, pages, Order::new(6).unwrap())?;
     assert!(machine.free_contig(&block));

@@ -3,8 +3,8 @@
 
 use pinfold::sync::Word;
 use pinfold::{
-    Access, AddrRange, Dirtied, Engine, PageCount, PageShift, PinFlags, PinRequest, PinTable,
-    VirtAddr,
+    Access, AddrRange, AnyFormat, Dirtied, Engine, PageCount, PageShift, PinFlags, PinRequest,
+    PinTable, VirtAddr,
 };
 use pinfold_arch::format::s390x::Facilities;
 use pinfold_sim::model::Model;
@@ -216,7 +216,7 @@ fn use_it(snapshot: &Snapshot, replica: &Replica<'_>) {
     end(machine);
 }
 
-fn end(machine: &Machine<'_>) {
+fn end(machine: &Machine<'_, AnyFormat>) {
     for space in machine.spaces() {
         machine.drop_space(space.id()).unwrap();
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::Path;
 
-use pinfold::{AddrRange, VirtAddr};
-use pinfold_sim::snapshot::{FrameClass, FrameRange, Snapshot};
+use pinfold::{AddrRange, PageShift, VirtAddr};
+use pinfold_sim::snapshot::{FrameClass, FrameRange, Snapshot, TablePage};
 use pinfold_sim::{Ram, Replica};
 
 use crate::scene::{Fallible, range};
@@ -17,26 +17,35 @@ pub(crate) fn load(path: &Path) -> Fallible<(Snapshot, bool)> {
     let bytes = bytes.map_err(|error| format!("cannot read {}", about(&error)))?;
     let mut snapshot = Snapshot::parse(&bytes).map_err(|error| about(&error))?;
     let layout = Replica::layout(&snapshot).map_err(|error| about(&error))?;
-    let overlay = snapshot.cma.is_empty();
+    let mut overlay = snapshot.cma.is_empty();
     if overlay {
         // What follows may rely on a snapshot that does not contradict itself.
         Replica::new(&Ram::new(&layout), &snapshot).map_err(|error| about(&error))?;
-        overlay_area(&mut snapshot)?;
+        overlay = overlay_area(&mut snapshot)?;
     }
     Ok((snapshot, overlay))
+}
+
+/// The base page size.
+pub(crate) fn base(snapshot: &Snapshot) -> Fallible<PageShift> {
+    Ok(PageShift::new(snapshot.base_shift).ok_or("the snapshot has no page size")?)
 }
 
 /// The range of the guest's memory.
 pub(crate) fn guest(snapshot: &Snapshot) -> Fallible<AddrRange> {
     let (start, pages) = snapshot.guest().ok_or("the snapshot has no guest in one range")?;
-    range(start, pages)
+    range(start, pages, base(snapshot)?)
 }
 
 /// Declares a CMA area where the kernel had none: over the frames in a row, none of them the
-/// kernel's, that hold most of the guest.
-fn overlay_area(snapshot: &mut Snapshot) -> Fallible<()> {
+/// kernel's, that hold most of the guest. None if all of it lies in a movable zone.
+fn overlay_area(snapshot: &mut Snapshot) -> Fallible<bool> {
     let guest: BTreeSet<u64> = said(snapshot, &guest(snapshot)?).into_values().collect();
-    let tables: BTreeSet<u64> = snapshot.tables.iter().map(|table| table.addr >> 12).collect();
+    let frames = |table: &TablePage| {
+        let last = table.addr + table.entries.len() as u64 * 8 - 1;
+        table.addr >> snapshot.base_shift..=last >> snapshot.base_shift
+    };
+    let tables: BTreeSet<u64> = snapshot.tables.iter().flat_map(frames).collect();
     let mut runs: Vec<(u64, u64)> = Vec::new();
     let movable =
         |class| matches!(class, FrameClass::Free | FrameClass::Process | FrameClass::Movable);
@@ -63,16 +72,18 @@ fn overlay_area(snapshot: &mut Snapshot) -> Fallible<()> {
         let last = guest.range(*start..*end).next_back().map_or(*start, |last| last + 1);
         (*start, last)
     });
-    let (start, end) = cut.max_by_key(of_guest).ok_or("no memory for a CMA area")?;
+    let best = cut.filter(|run| of_guest(run) > 0).max_by_key(of_guest);
+    let Some((start, end)) = best else { return Ok(false) };
     let name = "overlay".to_owned();
     snapshot.cma.push(FrameRange { start_pfn: start, frames: end - start, name });
-    Ok(())
+    Ok(true)
 }
 
 /// The frame that the kernel names for each page of a range.
 pub(crate) fn said(snapshot: &Snapshot, range: &AddrRange) -> BTreeMap<u64, u64> {
     let pages = snapshot.pages.iter().filter_map(|run| Some((run, run.frame()?)));
-    let pages =
-        pages.flat_map(|(run, frame)| (0..run.count).map(move |i| (run.va + (i << 12), frame + i)));
+    let base = range.base().raw();
+    let pages = pages
+        .flat_map(|(run, frame)| (0..run.count).map(move |i| (run.va + (i << base), frame + i)));
     pages.filter(|(va, _)| range.contains(VirtAddr::new(*va))).collect()
 }

@@ -6,7 +6,8 @@ use std::io::{IsTerminal, Write};
 
 use pinfold::folio::Why;
 use pinfold::host::{Event, Flow, GupHost, Host, Progress, Saved, Trace, Wait};
-use pinfold_sim::Machine;
+
+use crate::stage::Machine;
 
 /// What happened during a call.
 #[derive(Default)]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Stdout, Write};
 
+use pinfold::PageShift;
+
 /// Who says a thing.
 #[derive(Clone, Copy)]
 pub(crate) enum By {
@@ -106,8 +108,8 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 /// A size in bytes of so many base pages.
-pub(crate) fn size(pages: u64) -> String {
-    match pages * 4 {
+pub(crate) fn size(pages: u64, base: PageShift) -> String {
+    match (pages << base.raw()) >> 10 {
         kib if kib >= 1 << 20 && kib % (1 << 20) == 0 => format!("{} GiB", kib >> 20),
         kib if kib >= 1 << 10 && kib % (1 << 10) == 0 => format!("{} MiB", kib >> 10),
         kib if kib >= 10 << 10 => format!("{:.1} MiB", kib as f64 / 1024.0),

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use pinfold::folio::FolioKind;
-use pinfold::{Order, PageCount, Pfn};
-use pinfold_sim::{FrameRange, Machine, Place};
+use pinfold::{Order, PageCount, PageShift, Pfn};
+use pinfold_sim::{FrameRange, Place};
 
 use crate::output::{Output, size};
+use crate::stage::Machine;
 use crate::survey::Lies;
 
 /// Characters in a row.
@@ -55,6 +56,8 @@ impl Look {
 
 /// All memory of a machine, in rows of chunks; a chunk is what most of its frames are.
 pub(crate) struct Memory {
+    /// What a frame is in bytes.
+    pub(crate) base: PageShift,
     /// Frames of a chunk.
     pub(crate) chunk: u64,
     pub(crate) parts: Vec<PartOfMemory>,
@@ -110,7 +113,7 @@ pub(crate) fn memory(
         let lies = Lies::at(machine, frames.start);
         PartOfMemory { name, frames, lies, guest: used, rows: starts.map(row).collect() }
     });
-    Memory { chunk, parts: parts.collect() }
+    Memory { base: machine.ram().base(), chunk, parts: parts.collect() }
 }
 
 /// Draws the machine's memory.
@@ -122,13 +125,16 @@ pub(crate) fn draw(
 ) {
     let memory = memory(machine, guest, table, COLUMNS);
     for part in &memory.parts {
-        let title = format!("-- {}, {}", part.name, size(part.frames.pages.raw()));
+        let title = format!("-- {}, {}", part.name, size(part.frames.pages.raw(), memory.base));
         let used = part.guest;
-        let title = if used > 0 { format!("{title}, {} of the guest", size(used)) } else { title };
+        let title = match used {
+            0 => title,
+            _ => format!("{title}, {} of the guest", size(used, memory.base)),
+        };
         let rule = "-".repeat(74usize.saturating_sub(title.len()));
         out.line(format!("  {title} {rule}"));
         for row in &part.rows {
-            let mut line = format!("  {:>8} |", size(row.start));
+            let mut line = format!("  {:>8} |", size(row.start, memory.base));
             for look in &row.chunks {
                 let painted =
                     look.map(Look::character).map(|(char, colour)| out.paint(colour, char));
@@ -138,7 +144,7 @@ pub(crate) fn draw(
         }
     }
     let legend = Look::ALL.map(|look| format!("{} {}", look.character().0, look.name()));
-    let chunk = size(memory.chunk);
+    let chunk = size(memory.chunk, memory.base);
     out.line(format!("  {chunk} each, by what most of it is: {}", legend[..2].join(" | ")));
     out.line(format!("  {}", legend[2..].join(" | ")));
 }

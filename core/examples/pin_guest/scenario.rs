@@ -2,13 +2,11 @@
 
 use pinfold::host::SpaceId;
 use pinfold::policy::Refusal;
-use pinfold::{Access, Order, Pfn};
-use pinfold_sim::{
-    FileKind, Layout, Machine, MapSpec, Place, Ram, Thp, Want, ZoneKind, ZoneLayout, mib,
-};
+use pinfold::{Access, Order, PageShift, Pfn, X86_64};
+use pinfold_sim::{FileKind, Layout, MapSpec, Place, Ram, Thp, Want, ZoneKind, ZoneLayout, mib};
 
 use crate::scene::{Fallible, range};
-use crate::stage::{Part, Stage};
+use crate::stage::{Machine, Part, Stage};
 
 /// A guest, and what is expected of it.
 pub(crate) struct Scenario {
@@ -147,6 +145,10 @@ pub(crate) static SCENARIOS: [Scenario; 6] = [
     },
 ];
 
+/// The CPU of these machines.
+const PHYS_BITS: u8 = 46;
+const BASE: PageShift = PageShift::SIZE_4K;
+
 /// 64 MiB of ordinary memory.
 fn first() -> Layout {
     Layout::new(Pfn::new(0x4000)).normal(mib(64))
@@ -163,7 +165,8 @@ const START: u64 = 0x80_4020_0000;
 impl Scenario {
     /// The guest on a machine in this memory, and 2 MiB of somebody else.
     pub(crate) fn build<'m>(&self, ram: &'m Ram) -> Fallible<Stage<'m>> {
-        let machine = Machine::new(ram);
+        let format = X86_64::new(4, PHYS_BITS)?.into();
+        let machine = Machine::with(ram, format, Place::Zone(ZoneKind::Normal));
         let other = machine.add_space();
         let huge = Order::new(9).ok_or("2 MiB is a size")?;
         machine.map(other.id(), MapSpec::anonymous(START, mib(2).raw()))?;
@@ -177,8 +180,8 @@ impl Scenario {
             machine.map(space.id(), what.spec(&machine, at, pages, huge)?)?;
             done.happen(&machine, space.id(), at, pages)?;
             let refused = what.refused();
-            parts.push(Part { name: (*name).to_owned(), range: range(at, pages)?, refused });
-            at += pages << 12;
+            parts.push(Part { name: (*name).to_owned(), range: range(at, pages, BASE)?, refused });
+            at += pages << BASE.raw();
         }
         Stage::built(machine, space, parts)
     }
@@ -221,7 +224,7 @@ impl Done {
             Written | WrittenIn(_) => machine.touch(id, at, pages, Access::READ | Access::WRITE)?,
         }
         let WrittenIn(place) = self else { return Ok(()) };
-        for va in (0..pages).map(|page| at + (page << 12)) {
+        for va in (0..pages).map(|page| at + (page << BASE.raw())) {
             let folio = machine.folio_at(id, va).ok_or("it was written")?;
             if machine.place(folio.head()) != Some(place) {
                 machine.move_page(id, va, Want::In(place))?;

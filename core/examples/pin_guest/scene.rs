@@ -7,10 +7,10 @@ use pinfold::folio::{FolioFlags, FolioKind};
 use pinfold::sync::Word;
 use pinfold::table::PinTable;
 use pinfold::walk::{Extent, RangeWalk};
-use pinfold::{Access, AddrRange, Order, PageCount, PageShift, PinRequest, VirtAddr};
-use pinfold_sim::{ContigError, FrameRange, Machine};
+use pinfold::{Access, AddrRange, PageCount, PageShift, PinRequest, VirtAddr};
+use pinfold_sim::{ContigError, FrameRange};
 
-use crate::stage::Stage;
+use crate::stage::{Machine, Stage};
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -29,8 +29,8 @@ pub(crate) struct Page {
     pub(crate) pins: u32,
 }
 
-pub(crate) fn range(start: u64, pages: u64) -> Fallible<AddrRange> {
-    Ok(AddrRange::new(VirtAddr::new(start), PageCount::new(pages), PageShift::SIZE_4K)?)
+pub(crate) fn range(start: u64, pages: u64, base: PageShift) -> Fallible<AddrRange> {
+    Ok(AddrRange::new(VirtAddr::new(start), PageCount::new(pages), base)?)
 }
 
 /// What VFIO asks for: a long-term pin for reading and writing.
@@ -52,9 +52,9 @@ pub(crate) fn pages(stage: &Stage<'_>) -> Pages {
     let (machine, id, range) = (stage.machine(), stage.space().id(), &stage.guest);
     let mut pages = BTreeMap::new();
     for i in 0..range.pages().raw() {
-        let va = range.start().raw() + (i << 12);
+        let va = range.start().raw() + (i << range.base().raw());
         let Some(at) = machine.translate(id, va, Access::READ) else { continue };
-        let frame = at.raw() >> 12;
+        let frame = at.pfn(range.base()).raw();
         let Some(folio) = machine.folio_at(id, va) else { continue };
         let (info, counts) = (folio.info(), machine.frames().counts_of(folio));
         let page = Page {
@@ -111,7 +111,8 @@ pub(crate) fn walk(stage: &Stage<'_>) -> Fallible<Walked> {
             Extent::Leaf(run) => {
                 found.runs += 1;
                 let (va, frame) = (run.va.raw(), run.pfn.raw());
-                found.frames.extend((0..run.pages.raw()).map(|i| (va + (i << 12), frame + i)));
+                let base = stage.guest.base().raw();
+                found.frames.extend((0..run.pages.raw()).map(|i| (va + (i << base), frame + i)));
                 let (mut at, mut last) = (0, None);
                 while at < run.pages.raw() {
                     let folio = run.pfn.checked_add(PageCount::new(at));
@@ -137,8 +138,14 @@ pub(crate) fn hpt_pages(machine: &Machine<'_>) -> (u64, u64) {
     (area, area.checked_ilog2().map_or(0, |order| 1 << order))
 }
 
+/// Where a hash page table may begin.
+const HPT_ALIGN: PageShift = match PageShift::new(18) {
+    Some(shift) => shift,
+    None => panic!("18 is a shift"),
+};
+
 /// Allocates it as POWER does: at any multiple of 256 KiB.
 pub(crate) fn allocate_hpt(machine: &Machine<'_>) -> Result<FrameRange, ContigError> {
-    let align = Order::new(6).ok_or(ContigError::NoRoom)?;
+    let align = HPT_ALIGN.order(machine.ram().base());
     machine.alloc_contig_aligned(0, hpt_pages(machine).1, align)
 }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use pinfold::policy::Refusal;
-use pinfold::{AddrRange, AddressSpace, VirtAddr, X86_64};
+use pinfold::{AddrRange, AddressSpace, AnyFormat, VirtAddr};
 use pinfold_sim::snapshot::Snapshot;
-use pinfold_sim::{Layout, Machine, Ram, Replica};
+use pinfold_sim::{Layout, Ram, Replica};
 
 use crate::capture;
 use crate::options::From;
 use crate::output::plain;
 use crate::scenario::Scenario;
 use crate::scene::{Fallible, range};
+
+/// Captured page tables may be in any format.
+pub(crate) type Machine<'m> = pinfold_sim::Machine<'m, AnyFormat>;
 
 /// Where the guest comes from. As many machines as one likes can be made of it, all alike.
 pub(crate) enum Source {
@@ -76,7 +79,7 @@ pub(crate) struct Part {
 
 enum World<'m> {
     Captured(Box<Replica<'m>>),
-    Built(Box<Machine<'m>>, Arc<AddressSpace<X86_64>>),
+    Built(Box<Machine<'m>>, Arc<AddressSpace<AnyFormat>>),
 }
 
 /// A machine with a guest.
@@ -92,26 +95,27 @@ pub(crate) struct Stage<'m> {
 
 impl<'m> Stage<'m> {
     fn captured(ram: &'m Ram, snapshot: &Snapshot) -> Fallible<Self> {
+        let guest = capture::guest(snapshot)?;
         let (mut parts, mut others) = (Vec::new(), Vec::new());
         for region in &snapshot.regions {
-            let range = range(region.start, region.pages)?;
+            let range = range(region.start, region.pages, guest.base())?;
             let part = Part { name: plain(&region.name), range, refused: None };
             if region.in_guest { parts.push(part) } else { others.push(part) }
         }
         parts.sort_by_key(|part| part.range.start());
         let world = World::Captured(Box::new(Replica::new(ram, snapshot)?));
-        Ok(Self { world, guest: capture::guest(snapshot)?, parts, others })
+        Ok(Self { world, guest, parts, others })
     }
 
     /// The parts lie one behind the other, without a gap.
     pub(crate) fn built(
         machine: Machine<'m>,
-        space: Arc<AddressSpace<X86_64>>,
+        space: Arc<AddressSpace<AnyFormat>>,
         parts: Vec<Part>,
     ) -> Fallible<Self> {
-        let start = parts.first().ok_or("a guest has memory")?.range.start();
+        let first = parts.first().ok_or("a guest has memory")?.range;
         let pages = parts.iter().map(|part| part.range.pages().raw()).sum();
-        let guest = range(start.raw(), pages)?;
+        let guest = range(first.start().raw(), pages, first.base())?;
         let world = World::Built(Box::new(machine), space);
         Ok(Self { world, guest, parts, others: Vec::new() })
     }
@@ -123,7 +127,7 @@ impl<'m> Stage<'m> {
         }
     }
 
-    pub(crate) fn space(&self) -> &AddressSpace<X86_64> {
+    pub(crate) fn space(&self) -> &AddressSpace<AnyFormat> {
         match &self.world {
             World::Captured(replica) => replica.space(),
             World::Built(_, space) => space,
@@ -143,17 +147,17 @@ impl<'m> Stage<'m> {
     /// What may be pinned: the whole guest in one range, or the ranges between what is refused, as
     /// a hypervisor maps each memory slot by itself.
     pub(crate) fn pinnable(&self) -> Fallible<Vec<AddrRange>> {
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let (base, mut ranges) = (self.guest.base(), Vec::<(u64, u64)>::new());
         if self.refused().next().is_none() {
             return Ok(vec![self.guest]);
         }
         for part in self.parts.iter().filter(|part| part.refused.is_none()) {
             let (start, pages) = (part.range.start().raw(), part.range.pages().raw());
             match ranges.last_mut() {
-                Some((first, count)) if *first + (*count << 12) == start => *count += pages,
+                Some((first, count)) if *first + (*count << base.raw()) == start => *count += pages,
                 _ => ranges.push((start, pages)),
             }
         }
-        ranges.into_iter().map(|(start, pages)| range(start, pages)).collect()
+        ranges.into_iter().map(|(start, pages)| range(start, pages, base)).collect()
     }
 }

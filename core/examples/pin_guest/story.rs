@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use pinfold::pin::{PinCause, PinError, Pinned, UnpinError, Unpinned};
 use pinfold::table::{PinTable, TooHard};
 use pinfold::{Access, AccountId, AddrRange, Dirtied, Engine, PageFormat, PinRequest, VirtAddr};
+use pinfold_sim::TableFormat;
 use pinfold_sim::model::Model;
 use pinfold_sim::snapshot::Snapshot;
-use pinfold_sim::{Machine, TableFormat};
 
 use crate::capture;
 use crate::host::Observed;
 use crate::output::{By, Output, plain, size};
 use crate::scenario::Scenario;
 use crate::scene::{self, Asked, Fallible, Page, Pages};
-use crate::stage::{Part, Source, Stage};
+use crate::stage::{Machine, Part, Source, Stage};
 use crate::survey::{Fate, Lies};
 
 /// Where the guest is from.
@@ -39,11 +39,12 @@ fn built(out: &mut Output, scenario: &Scenario, stage: &Stage<'_>) {
     let (start, pages) = (stage.guest.start(), stage.guest.pages());
     out.say(By::Overlay, format!("{}: {}", scenario.name, scenario.about));
     out.say(By::Overlay, format!("expected: {}", scenario.expected));
-    let bytes = size(pages.raw());
+    let bytes = size(pages.raw(), stage.guest.base());
     out.say(By::Machine, format!("guest: {bytes} at {start}, {pages} pages"));
 }
 
 fn captured(out: &mut Output, snapshot: &Snapshot, guest: &AddrRange, overlay: bool) {
+    let size = |pages| size(pages, guest.base());
     let release = plain(&snapshot.kernel);
     let tables = snapshot.format().map_or_else(
         |error| error.to_string(),
@@ -88,7 +89,7 @@ pub(crate) fn walk(
     out.say(By::Pinfold, format!("{runs} runs of frames, {holes} holes with {absent} pages"));
     out.say(By::Pinfold, "folio size      runs     pages");
     for (order, (runs, pages)) in &walked.sizes {
-        out.more(format!("{:>10} {runs:>9} {pages:>9}", size(1 << order)));
+        out.more(format!("{:>10} {runs:>9} {pages:>9}", size(1 << order, stage.guest.base())));
     }
     let seen: BTreeMap<u64, u64> = before.iter().map(|(va, page)| (*va, page.frame)).collect();
     out.check(
@@ -175,7 +176,7 @@ pub(crate) fn pin(
     }
     out.say(By::Machine, format!("{migrated} folios moved, by size and by where they were:"));
     for ((why, order), folios) in &tally.moved {
-        out.more(format!("{folios:>6} of {:>6}, {why}", size(1 << order)));
+        out.more(format!("{folios:>6} of {:>6}, {why}", size(1 << order, stage.guest.base())));
     }
     if tally.failed > 0 {
         out.more(format!("{:>6} attempts failed at first", tally.failed));
@@ -235,7 +236,9 @@ pub(crate) fn look_up(
         let (now, name) = (now.to_string(), &part.name);
         out.more(format!("{start:#x}  {frame:<10}  {now:<20}  {note:<10}  {name}"));
     }
-    let says = |(va, page): (&u64, &Page)| look(*va).is_some_and(|at| at.raw() == page.frame << 12);
+    let base = stage.guest.base().raw();
+    let says =
+        |(va, page): (&u64, &Page)| look(*va).is_some_and(|at| at.raw() == page.frame << base);
     out.check("the table says for every page what the process sees", pinned.iter().all(says));
     Ok(())
 }

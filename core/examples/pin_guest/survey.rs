@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pinfold::Pfn;
-use pinfold_sim::{Machine, Place, ZoneKind};
+use pinfold_sim::{Place, ZoneKind};
 
 use crate::output::{By, Output};
 use crate::scene::{Page, Pages};
-use crate::stage::Stage;
+use crate::stage::{Machine, Stage};
 
 /// Where a page lies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -123,7 +123,8 @@ impl Survey {
         let mut survey = Vec::new();
         for part in &stage.parts {
             let start = part.range.start().raw();
-            for va in (0..part.range.pages().raw()).map(|page| start + (page << 12)) {
+            let base = part.range.base().raw();
+            for va in (0..part.range.pages().raw()).map(|page| start + (page << base)) {
                 let (old, new) = (before.get(&va), pinned.get(&va));
                 let was = Lies::of(machine, old);
                 survey.push(if part.refused.is_some() {

@@ -4,6 +4,8 @@
 //! counts of both. However much memory there is, it is drawn in a bounded number of cells, each by
 //! what most of it is; the counts are exact.
 
+use pinfold::PageShift;
+
 use crate::output::size;
 use crate::picture::{Look, Memory, PartOfMemory};
 use crate::scene::Asked;
@@ -119,7 +121,12 @@ impl Drawing<'_> {
         let pages = self.survey.0.len() as u64;
         let fates = self.survey.fates().into_iter();
         let fates: Vec<String> = fates.map(|(fate, n)| format!("{n} {}", fate.name())).collect();
-        format!("{}. {} of guest, {pages} pages: {}.", self.title, size(pages), fates.join(", "))
+        format!(
+            "{}. {} of guest, {pages} pages: {}.",
+            self.title,
+            size(pages, self.before.base),
+            fates.join(", ")
+        )
     }
 
     /// Colours, and how many pages have which. Returns where it ends.
@@ -149,10 +156,10 @@ impl Drawing<'_> {
         }
         let x = MARGIN + 660;
         canvas.text("ink h2", x, top, "Pinned in folios of");
-        let orders = self.survey.orders();
+        let (orders, base) = (self.survey.orders(), self.before.base);
         for (line, (order, pages)) in (0..).zip(&orders) {
-            canvas.text("ink", x, row(line), &size(1 << order));
-            canvas.value(&format!("folio-{}", size(1 << order)), x + 160, row(line), *pages);
+            canvas.text("ink", x, row(line), &size(1 << order, base));
+            canvas.value(&format!("folio-{}", size(1 << order, base)), x + 160, row(line), *pages);
         }
         let x = MARGIN + 880;
         canvas.text("ink h2", x, top, "Pin table");
@@ -185,18 +192,20 @@ impl Fate {
 /// Memory of the host, row by row. Returns where it ends.
 fn host(canvas: &mut Canvas, x: u64, title: &str, memory: &Memory) -> u64 {
     canvas.text("ink h2", x, 118, title);
+    let size = |pages| size(pages, memory.base);
     let (chunk, row) = (size(memory.chunk), size(memory.chunk * COLUMNS));
     let unit = format!("a row {row}, a cell {chunk}: what most of it is");
     canvas.text("dim end", x + LABEL + 576, 118, &unit);
     let mut y = 130;
     for part in &memory.parts {
-        y = zone(canvas, x, y, part) + 8;
+        y = zone(canvas, x, y, part, memory.base) + 8;
     }
     y
 }
 
 /// A zone or area. Returns where it ends.
-fn zone(canvas: &mut Canvas, x: u64, top: u64, part: &PartOfMemory) -> u64 {
+fn zone(canvas: &mut Canvas, x: u64, top: u64, part: &PartOfMemory, base: PageShift) -> u64 {
+    let size = |pages| size(pages, base);
     let (left, width, height) = (x + LABEL, 576, part.rows.len() as u64 * CELL.1);
     let (pages, frame) = (size(part.frames.pages.raw()), part.frames.start);
     let title = format!("{}, {pages} from frame {frame}", part.name);

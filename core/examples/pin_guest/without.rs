@@ -4,12 +4,12 @@ use pinfold::host::MigrateError;
 use pinfold::policy::Refusal;
 use pinfold::table::PinTable;
 use pinfold::{Dirtied, Engine, PinFlags, PinRequest};
-use pinfold_sim::{ContigError, FileId, FrameRange, Machine, Place, TruncateError, Want, ZoneKind};
+use pinfold_sim::{ContigError, FileId, FrameRange, Place, TruncateError, Want, ZoneKind};
 
 use crate::host::Observed;
 use crate::output::{By, Output, size};
 use crate::scene::{self, Fallible};
-use crate::stage::{Source, Stage};
+use crate::stage::{Machine, Source, Stage};
 
 /// Who needs the memory that a pin holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,8 @@ fn wish(owner: Owner, machine: &Machine<'_>) -> String {
     match owner {
         Owner::Hpt => {
             let (area, pages) = scene::hpt_pages(machine);
-            let (area, pages) = (size(area), size(pages));
+            let base = machine.ram().base();
+            let (area, pages) = (size(area, base), size(pages, base));
             format!(
                 "Another guest starts on this host and needs a hash page table (HPT): a power of two in \
                  one piece, at a multiple of 256 KiB, from the CMA area. POWER's rule is 1/128 of a \
@@ -124,11 +125,13 @@ fn blames_a_pin(machine: &Machine<'_>, table: &PinTable<'_>, error: ContigError)
 /// The first page of the guest in the movable zone cannot be moved out.
 fn zone_in_use(out: &mut Output, stage: &Stage<'_>) {
     let (machine, start) = (stage.machine(), stage.guest.start().raw());
-    let moves = (0..stage.guest.pages().raw()).map(|page| start + (page << 12)).find_map(|va| {
-        let folio = machine.folio_at(stage.space().id(), va)?;
-        let movable = machine.place(folio.head()) == Some(Place::Zone(ZoneKind::Movable));
-        movable.then(|| machine.move_page(stage.space().id(), va, Want::Pinnable))
-    });
+    let moves = (0..stage.guest.pages().raw())
+        .map(|page| start + (page << machine.ram().base().raw()))
+        .find_map(|va| {
+            let folio = machine.folio_at(stage.space().id(), va)?;
+            let movable = machine.place(folio.head()) == Some(Place::Zone(ZoneKind::Movable));
+            movable.then(|| machine.move_page(stage.space().id(), va, Want::Pinnable))
+        });
     let busy =
         matches!(moves, Some(Err(MigrateError::Busy { expected, found })) if found > expected);
     if let Some(Err(error)) = moves {
@@ -172,7 +175,8 @@ pub(crate) fn after(
             let hpt = scene::allocate_hpt(machine);
             match &hpt {
                 Ok(range) => {
-                    let (start, pages) = (range.start, size(range.pages.raw()));
+                    let (start, pages) =
+                        (range.start, size(range.pages.raw(), machine.ram().base()));
                     let text = format!("the HPT is allocated: {pages} from frame {start}");
                     out.say(By::Machine, text);
                 }
@@ -186,7 +190,8 @@ pub(crate) fn after(
         Owner::FileSystem => cut_at_last(out, source)?,
         Owner::Unplug => {
             let (zone, used) = movable(machine).ok_or("there is a movable zone")?;
-            let (used, all) = (size(used), size(zone.pages.raw()));
+            let base = machine.ram().base();
+            let (used, all) = (size(used, base), size(zone.pages.raw(), base));
             out.say(By::Machine, format!("{used} of {all} of the movable zone are in use"));
             let pinned = |pfn| {
                 machine

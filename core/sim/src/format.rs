@@ -88,6 +88,11 @@ pub trait TableFormat: Geometry + Send + Sync + core::fmt::Debug + 'static {
 
 impl<F: Geometry + Send + Sync + core::fmt::Debug + 'static> TableFormat for F {}
 
+/// Whether an entry with these rights lets the process do anything.
+pub(crate) fn reachable(rights: Rights) -> bool {
+    rights.contains(Rights::USER) && rights != Rights::USER
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

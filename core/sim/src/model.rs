@@ -22,7 +22,7 @@ use pinfold::table::Run;
 use pinfold::{Access, AddrRange, Order, Pfn, PhysAddr, PinFlags, PinRequest, Rights, VirtAddr};
 use pinfold_arch::{Entry, Leaf};
 
-use crate::format::TableFormat;
+use crate::format::{TableFormat, reachable};
 use crate::layout::ZoneKind;
 use crate::machine::Machine;
 use crate::state::State;
@@ -234,9 +234,10 @@ impl Model {
                 let vma = vma.ok_or_else(|| format!("{va} of space {id} is in no mapping"))?;
                 let write = vma.spec.access.contains(Access::WRITE);
                 let run = Rights::EXECUTE; // whether code may run there is not a pin's business
-                ensure((vma.rights(write) | run).contains(leaf.rights), || {
-                    format!("{va} of space {id} grants {:?}", leaf.rights)
-                })?;
+                ensure(
+                    !reachable(leaf.rights) || (vma.rights(write) | run).contains(leaf.rights),
+                    || format!("{va} of space {id} grants {:?}", leaf.rights),
+                )?;
                 let Some(folio) = state.folio(state.pfn_of(&leaf)) else { continue };
                 let entry = owed.entry(folio.head()).or_default();
                 if !folio.is_zero_frame() {

@@ -44,7 +44,7 @@
 
 use std::sync::Arc;
 
-use pinfold::{AddressSpace, X86_64};
+use pinfold::{AddressSpace, AnyFormat};
 
 use crate::ZoneKind;
 use crate::layout::Layout;
@@ -67,8 +67,8 @@ pub use error::ReplicaError;
 /// A [`Machine`] made from a snapshot, and the captured process in it.
 #[derive(Debug)]
 pub struct Replica<'m> {
-    machine: Machine<'m>,
-    space: Arc<AddressSpace<X86_64>>,
+    machine: Machine<'m, AnyFormat>,
+    space: Arc<AddressSpace<AnyFormat>>,
 }
 
 impl<'m> Replica<'m> {
@@ -92,11 +92,11 @@ impl<'m> Replica<'m> {
         if *ram.layout() != layout {
             return Err(ReplicaError::WrongRam);
         }
-        let (format, root) = shape::format(snapshot)?;
+        let (format, root) = snapshot.format()?;
         let maps = maps::read(snapshot, &format)?;
         let tree = tree::read(snapshot, (format, root), &maps)?;
         let pages = pages::read(snapshot, &layout, &maps, &tree)?;
-        let folios = folios::put_together(&maps, &pages)?;
+        let folios = folios::put_together(&maps, &pages, &format)?;
         let machine = Machine::with(ram, format, Place::Zone(ZoneKind::Normal));
         let space = {
             let mut state = machine.state();
@@ -107,13 +107,13 @@ impl<'m> Replica<'m> {
 
     /// The machine.
     #[must_use]
-    pub fn machine(&self) -> &Machine<'m> {
+    pub fn machine(&self) -> &Machine<'m, AnyFormat> {
         &self.machine
     }
 
     /// The captured process's address space.
     #[must_use]
-    pub fn space(&self) -> &AddressSpace<X86_64> {
+    pub fn space(&self) -> &AddressSpace<AnyFormat> {
         &self.space
     }
 }

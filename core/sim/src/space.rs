@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use pinfold::folio::FolioFlags;
 use pinfold::host::{Mapping, MappingKind, SpaceId};
-use pinfold::{Access, AddrRange, AddressSpace, PageCount, PageShift, Pfn, Rights, VirtAddr};
+use pinfold::{
+    Access, AddrRange, AddressSpace, PageCount, PageShift, Pfn, Rights, Table, VirtAddr,
+};
 use pinfold_arch::{Entry, Leaf, LeafFlags};
 
 use crate::format::TableFormat;
@@ -261,20 +263,29 @@ impl<F: TableFormat> State<'_, F> {
 
     /// Changes what a leaf grants and keeps its marks.
     pub(crate) fn set_rights(&self, spot: &Spot, leaf: &Leaf, rights: Rights) {
-        let entry = Entry::Leaf(Leaf { rights, ..*leaf });
-        self.tables.store(&spot.table, spot.index, entry);
+        self.store_leaf(&spot.table, spot.index, Leaf { rights, ..*leaf });
     }
 
-    /// Sets marks of a leaf, as the CPU does. Where entries cannot say that a page was written, the
-    /// folio says it at once.
-    pub(crate) fn set_marks(&self, spot: &Spot, leaf: &Leaf, marks: LeafFlags) {
-        let known = self.tables.format().flags();
-        let entry = Entry::Leaf(Leaf { flags: leaf.flags | (marks & known), ..*leaf });
-        self.tables.store(&spot.table, spot.index, entry);
-        let folio = self.folio(self.pfn_of(leaf)).filter(|folio| !folio.is_zero_frame());
-        if let Some(folio) = folio.filter(|_| marks.difference(known).contains(LeafFlags::DIRTY)) {
+    /// Writes a leaf. Where it cannot say that the page was written, not at all or not together with
+    /// its rights, the folio says it.
+    pub(crate) fn store_leaf(&self, table: &Table, index: usize, mut leaf: Leaf) {
+        let format = self.tables.format();
+        let written = leaf.flags.contains(LeafFlags::DIRTY);
+        leaf.flags &= format.flags();
+        if written && format.closest(table, &leaf).is_none() {
+            leaf.flags.remove(LeafFlags::DIRTY);
+        }
+        let folio = self.folio(self.pfn_of(&leaf)).filter(|folio| !folio.is_zero_frame());
+        if let Some(folio) = folio.filter(|_| written && !leaf.flags.contains(LeafFlags::DIRTY)) {
             self.frames.set_flags(folio, FolioFlags::DIRTY, true);
         }
+        self.tables.store(table, index, Entry::Leaf(leaf));
+    }
+
+    /// Sets marks of a leaf, as the CPU does.
+    pub(crate) fn set_marks(&self, spot: &Spot, leaf: &Leaf, marks: LeafFlags) {
+        let leaf = Leaf { flags: leaf.flags | marks, ..*leaf };
+        self.store_leaf(&spot.table, spot.index, leaf);
     }
 
     /// Unmaps everything and frees the tables.

@@ -269,9 +269,8 @@ impl<'m, F: TableFormat> State<'m, F> {
             self.rmap.entry(folio.head()).or_default().insert((id.0, va));
         }
         let addr = pfn.addr(self.base()).expect("memory has addresses");
-        let flags = flags & self.tables.format().flags();
         let leaf = Leaf { flags, ..Leaf::new(addr, table.shift, rights) };
-        self.tables.store(table, at, Entry::Leaf(leaf));
+        self.store_leaf(table, at, leaf);
     }
 
     /// Takes a leaf out of its table, hands its dirty mark to the folio, drops its reference.

@@ -45,7 +45,8 @@ impl<'m, F: TableFormat> Tables<'m, F> {
         self.view(table.base, table.entries()).expect("the machine's tables lie in its memory")
     }
 
-    fn in_memory(&self, raw: u64) -> u64 {
+    /// An entry's value as it stands in memory, or the other way round.
+    pub(crate) fn in_memory(&self, raw: u64) -> u64 {
         if self.format.big_endian() { raw.to_be() } else { raw.to_le() }
     }
 

@@ -1,8 +1,8 @@
 //! Machines made from captures with kinds of memory that were put into them by hand.
 
-use pinfold::Access;
 use pinfold::folio::{FolioFlags, FolioKind};
 use pinfold::host::{MappingKind, SpaceId};
+use pinfold::{Access, AnyFormat};
 use pinfold_sim::model::Model;
 use pinfold_sim::snapshot::{
     FrameClass, FrameRun, Mapping, Mmu, PAGEMAP_FRAME, PageRun, Snapshot, TablePage, Verdict, Zone,
@@ -104,7 +104,7 @@ fn swap_out(snapshot: &mut Snapshot, from: u64, pages: u64) {
     }
 }
 
-fn with<R>(snapshot: &Snapshot, use_it: impl FnOnce(&Machine<'_>, SpaceId) -> R) -> R {
+fn with<R>(snapshot: &Snapshot, use_it: impl FnOnce(&Machine<'_, AnyFormat>, SpaceId) -> R) -> R {
     let snapshot = Snapshot::parse(&snapshot.to_bytes()).unwrap();
     let ram = Ram::new(&Replica::layout(&snapshot).unwrap());
     let replica = Replica::new(&ram, &snapshot).unwrap();

@@ -1,5 +1,7 @@
 //! The guest's memory by its own addresses, a strip for each thing that there is to know.
 
+use pinfold::PageShift;
+
 use super::canvas::{Boxes, Canvas, merged};
 use super::{Drawing, Fate, Lies, MARGIN, WIDTH};
 use crate::output::size;
@@ -35,8 +37,9 @@ pub(super) fn draw(canvas: &mut Canvas, drawing: &Drawing<'_>, top: u64) -> u64 
     strip(canvas, y(2), "what became of it", fate, cells);
 
     let orders: Vec<Option<u32>> = pages.iter().map(|page| page.order.map(u32::from)).collect();
-    bars(canvas, y(3), "size of folios", &orders, cells);
-    bars(canvas, y(4), "runs of the table", &runs(drawing), cells);
+    let base = drawing.before.base;
+    bars(canvas, y(3), "size of folios", &orders, cells, base);
+    bars(canvas, y(4), "runs of the table", &runs(drawing), cells, base);
     axis(canvas, drawing, y(4) + HEIGHT);
     y(4) + HEIGHT + 30
 }
@@ -82,12 +85,19 @@ fn strip(
 }
 
 /// A strip of bars: the larger the block in which a page lies, the higher.
-fn bars(canvas: &mut Canvas, y: u64, name: &str, orders: &[Option<u32>], cells: usize) {
+fn bars(
+    canvas: &mut Canvas,
+    y: u64,
+    name: &str,
+    orders: &[Option<u32>],
+    cells: usize,
+    base: PageShift,
+) {
     label(canvas, y, name);
     let largest = orders.iter().flatten().copied().max().unwrap_or(0);
     let cell = |at: usize| &orders[at * orders.len() / cells..(at + 1) * orders.len() / cells];
-    canvas.text("dim small", LEFT + LENGTH + 4, y + 9, &size(1 << largest));
-    canvas.text("dim small", LEFT + LENGTH + 4, y + HEIGHT, &size(1));
+    canvas.text("dim small", LEFT + LENGTH + 4, y + 9, &size(1 << largest, base));
+    canvas.text("dim small", LEFT + LENGTH + 4, y + HEIGHT, &size(1, base));
     canvas.open((LEFT, y), (LENGTH as f64 / cells as f64, 1.0), name);
     let mut boxes = Boxes::default();
     for (order, at, length) in merged((0..cells).map(|at| cell(at).iter().flatten().max())) {
@@ -107,7 +117,7 @@ fn runs(drawing: &Drawing<'_>) -> Vec<Option<u32>> {
         return orders;
     };
     for run in drawing.asked.iter().flat_map(|(_, table)| table.runs()) {
-        let from = (run.va.raw().saturating_sub(first) >> 12) as usize;
+        let from = (run.va.raw().saturating_sub(first) >> drawing.before.base.raw()) as usize;
         let pages = run.pages.raw();
         for order in orders.iter_mut().skip(from).take(pages as usize) {
             *order = Some(pages.ilog2());
@@ -163,7 +173,7 @@ fn axis(canvas: &mut Canvas, drawing: &Drawing<'_>, y: u64) {
             TICKS => "dim end",
             _ => "dim mid",
         };
-        let address = start + ((pages * tick / TICKS) << 12);
+        let address = start + ((pages * tick / TICKS) << drawing.before.base.raw());
         canvas.text(class, x, y + 24, &format!("{address:#x}"));
     }
 }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use pinfold::folio::{Folio, FolioFlags, FolioKind};
 use pinfold::frames::Frozen;
 use pinfold::host::{MappingKind, SpaceId};
-use pinfold::{AddressSpace, Order, PageCount, PageShift, Pfn, PhysAddr, Rights, VirtAddr, X86_64};
+use pinfold::{AddressSpace, AnyFormat, Order, PageCount, Pfn, PhysAddr, Rights, VirtAddr};
 
 use super::ReplicaError;
 use super::folios::{Folios, Found};
 use super::maps::{FileKey, Map};
 use super::pages::Pages;
 use super::tree::{Mapped, Tree};
+use crate::format::TableFormat;
 use crate::layout::{FrameRange, ZoneKind};
 use crate::objects::{FileId, FileKind};
 use crate::snapshot::{FrameClass, Snapshot};
@@ -21,14 +22,11 @@ use crate::state::{SpaceState, State};
 use crate::zones::align_up;
 use crate::{MapSpec, Place, Want};
 
-/// Where the second space has what others map: base pages, and huge ones.
-const SMALL: u64 = 1 << 30;
-const LARGE: u64 = 1 << 40;
-/// The most entries of that space.
+/// The most entries of the second space, which has what others map.
 const OTHERS: u64 = 1 << 18;
 
 pub(super) struct Builder<'a, 'm> {
-    state: &'a mut State<'m, X86_64>,
+    state: &'a mut State<'m, AnyFormat>,
     snapshot: &'a Snapshot,
     tree: &'a Tree,
     pages: &'a Pages,
@@ -36,7 +34,7 @@ pub(super) struct Builder<'a, 'm> {
 
 impl<'a, 'm> Builder<'a, 'm> {
     pub(super) fn new(
-        state: &'a mut State<'m, X86_64>,
+        state: &'a mut State<'m, AnyFormat>,
         snapshot: &'a Snapshot,
         tree: &'a Tree,
         pages: &'a Pages,
@@ -48,7 +46,7 @@ impl<'a, 'm> Builder<'a, 'm> {
         mut self,
         maps: &[Map],
         folios: Folios,
-    ) -> Result<Arc<AddressSpace<X86_64>>, ReplicaError> {
+    ) -> Result<Arc<AddressSpace<AnyFormat>>, ReplicaError> {
         // The machine's own zero page goes; the kernel's takes its place.
         let zero = self.state.zero;
         self.state.put(zero, 1);
@@ -92,15 +90,29 @@ impl<'a, 'm> Builder<'a, 'm> {
     fn tables(&mut self) -> Result<(), ReplicaError> {
         for table in &self.snapshot.tables {
             let addr = PhysAddr::new(table.addr);
-            let pfn = addr.pfn(self.state.base());
-            let page = self.take(pfn, Order::ZERO, FolioKind::Kernel, FolioFlags::empty())?;
-            page.unfreeze(1);
+            self.table_memory(addr, table.entries.len() as u64 * 8)?;
             let words = self.state.tables.view(addr, table.entries.len());
             let words = words.ok_or(ReplicaError::Table { addr: table.addr, what: "no memory" })?;
             for (index, raw) in table.entries.iter().enumerate() {
-                words.store(index, raw.to_le());
+                words.store(index, self.state.tables.in_memory(*raw));
             }
         }
+        Ok(())
+    }
+
+    /// What a table lies in: frames of its own, or one that it shares with others, which then has a
+    /// reference for each.
+    fn table_memory(&mut self, addr: PhysAddr, bytes: u64) -> Result<(), ReplicaError> {
+        let (base, none) = (self.state.base(), FolioFlags::empty());
+        let pfn = addr.pfn(base);
+        // Tables come first: only another one can be there.
+        if bytes < base.bytes() && !self.state.zones.is_free(pfn) {
+            return self.reference(self.folio_of(pfn)?);
+        }
+        let pages = bytes.div_ceil(base.bytes()).next_power_of_two();
+        let order = u8::try_from(pages.trailing_zeros()).ok().and_then(Order::new);
+        let order = order.unwrap_or(Order::ZERO);
+        self.take(pfn, order, FolioKind::Kernel, none)?.unfreeze(1);
         Ok(())
     }
 
@@ -124,7 +136,7 @@ impl<'a, 'm> Builder<'a, 'm> {
         maps: &[Map],
         folios: &Folios,
         files: &[FileId],
-    ) -> Arc<AddressSpace<X86_64>> {
+    ) -> Arc<AddressSpace<AnyFormat>> {
         let id = self.state.next_space;
         self.state.next_space += 1;
         let handle = Arc::new(AddressSpace::new(SpaceId(id), self.tree.format, self.tree.root));
@@ -171,10 +183,13 @@ impl<'a, 'm> Builder<'a, 'm> {
         self.state.folio(pfn).ok_or(ReplicaError::Frame { pfn: pfn.raw(), what })
     }
 
+    fn reference(&self, folio: Folio) -> Result<(), ReplicaError> {
+        let (pfn, what) = (folio.head().raw(), "too many references");
+        self.state.frames.get(folio, 1).map_err(|_| ReplicaError::Frame { pfn, what })
+    }
+
     fn mapped(&mut self, folio: Folio, id: SpaceId, va: VirtAddr) -> Result<(), ReplicaError> {
-        let what = "too many references";
-        let pfn = folio.head().raw();
-        self.state.frames.get(folio, 1).map_err(|_| ReplicaError::Frame { pfn, what })?;
+        self.reference(folio)?;
         self.state.rmap.entry(folio.head()).or_default().insert((id.0, va));
         Ok(())
     }
@@ -270,9 +285,11 @@ impl<'a, 'm> Builder<'a, 'm> {
         for found in zeroes {
             let known =
                 if found.order == Order::ZERO { &mut base } else { &mut self.state.huge_zero };
-            if known.replace(found.head).is_some() {
-                let what = "a second zero page of the same size";
-                return Err(ReplicaError::Frame { pfn: found.head.raw(), what });
+            if known.is_none() {
+                *known = Some(found.head);
+            } else {
+                // One of several, which some CPUs use by the address. It stays for ever, too.
+                self.state.foreign.insert(found.head, 1);
             }
         }
         self.state.zero = match base {
@@ -294,8 +311,11 @@ impl<'a, 'm> Builder<'a, 'm> {
             return Ok(());
         }
         let id = self.state.add_space()?.id();
-        let (mut small, mut large) = (SMALL, LARGE);
-        let huge = PageShift::SIZE_2M;
+        let (base, huge) = (self.state.base(), self.tree.format.huge());
+        // Base pages in one place, huge ones behind them.
+        let end = self.tree.format.end().raw();
+        let limits = [(end / 4, end / 2), (end / 2, end)];
+        let mut next = limits.map(|(start, _)| start);
         let mut budget = OTHERS;
         for found in list {
             if found.flags.contains(FolioFlags::EXCLUSIVE) && found.shown {
@@ -309,28 +329,32 @@ impl<'a, 'm> Builder<'a, 'm> {
                 continue;
             }
             let times = found.hidden[0].1;
-            let whole = found.order >= huge.order(self.state.base())
+            let whole = found.order >= huge.order(base)
                 && found.hidden.len() as u64 == found.order.pages().raw()
                 && found.hidden.iter().all(|(_, other)| *other == times);
-            let step = if whole { huge } else { self.state.base() };
-            let parts = found.hidden.iter().step_by(crate::ram::index(step.bytes() >> 12));
+            let step = if whole { huge } else { base };
+            let parts = found.hidden.iter().step_by(crate::ram::index(step.pages(base).raw()));
             for (pfn, times) in parts {
-                budget = budget.checked_sub(*times).ok_or(ReplicaError::Frame {
-                    pfn: *pfn,
-                    what: "others map too many pages of the process",
-                })?;
+                let what = "others map too many pages of the process";
+                let error = || ReplicaError::Frame { pfn: *pfn, what };
+                budget = budget.checked_sub(*times).ok_or_else(error)?;
                 for _ in 0..*times {
-                    let next = if whole { &mut large } else { &mut small };
+                    let (next, (_, end)) =
+                        (&mut next[usize::from(whole)], limits[usize::from(whole)]);
                     let va = VirtAddr::new(*next);
                     *next += step.bytes();
+                    if *next > end {
+                        return Err(error());
+                    }
                     let rights = Rights::READ | Rights::USER;
                     self.state.map_leaf(id, va, step, Pfn::new(*pfn), rights)?;
                 }
             }
         }
-        for (start, end) in [(SMALL, small), (LARGE, large)] {
-            let spec = MapSpec::anonymous(start, (end - start) >> 12).read_only(false);
-            if let Ok(range) = self.state.range(spec.at, PageCount::new((end - start) >> 12)) {
+        for ((start, _), end) in limits.into_iter().zip(next) {
+            let pages = (end - start) >> base.raw();
+            let spec = MapSpec::anonymous(start, pages).read_only(false);
+            if let Ok(range) = self.state.range(spec.at, PageCount::new(pages)) {
                 let space = self.state.spaces.get_mut(&id.0).expect("just added");
                 space.vmas.insert(start, Vma { spec, range });
             }
@@ -365,7 +389,7 @@ impl<'a, 'm> Builder<'a, 'm> {
 const NORMAL: Option<Place> = Some(Place::Zone(ZoneKind::Normal));
 
 /// Adds the files, each as long as its mappings show.
-fn add_files(state: &mut State<'_, X86_64>, maps: &[Map], folios: &Folios) -> Vec<FileId> {
+fn add_files(state: &mut State<'_, AnyFormat>, maps: &[Map], folios: &Folios) -> Vec<FileId> {
     let add = |(index, key): (usize, &FileKey)| {
         let of = |(map, file): (&Map, &Option<usize>)| {
             (*file == Some(index)).then_some((map.vma.spec, map.vma.range.pages()))
@@ -373,7 +397,8 @@ fn add_files(state: &mut State<'_, X86_64>, maps: &[Map], folios: &Folios) -> Ve
         let specs = || maps.iter().zip(&folios.file_of).filter_map(of);
         let pages = specs().map(|(spec, pages)| spec.offset + pages.raw()).max().unwrap_or(0);
         let huge = key.kind == FileKind::Shmem && specs().any(|(spec, _)| spec.huge_zero);
-        let order = if huge { PageShift::SIZE_2M.order(state.base()) } else { Order::ZERO };
+        let order =
+            if huge { state.tables.format().huge().order(state.base()) } else { Order::ZERO };
         state.add_file(key.kind, pages, order)
     };
     folios.files.iter().enumerate().map(add).collect()

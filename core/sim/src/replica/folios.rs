@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use pinfold::folio::{FolioFlags, FolioKind};
 use pinfold::host::MappingKind;
-use pinfold::{Order, Pfn};
+use pinfold::{AnyFormat, Order, PageFormat, PageShift, Pfn};
 
 use super::ReplicaError;
 use super::maps::{FileKey, Map};
 use super::pages::{Pages, Said, kpf};
+use crate::format::TableFormat;
 
-/// The size of a huge page when only its end is mapped.
-const HUGE: u8 = 9;
-/// The largest folio there is.
-const LARGEST: u8 = 18;
+/// The largest folio there is: 2 GiB in base pages of 4 KiB.
+pub(super) const LARGEST: Order = match Order::new(19) {
+    Some(order) => order,
+    None => panic!("19 is an order"),
+};
 
 /// A folio of the process.
 #[derive(Clone, Debug)]
@@ -39,7 +41,12 @@ pub(super) struct Folios {
     pub(super) file_of: Vec<Option<usize>>,
 }
 
-pub(super) fn put_together(maps: &[Map], pages: &Pages) -> Result<Folios, ReplicaError> {
+pub(super) fn put_together(
+    maps: &[Map],
+    pages: &Pages,
+    format: &AnyFormat,
+) -> Result<Folios, ReplicaError> {
+    let huge = format.huge().order(format.base());
     let files = Files::tell_apart(maps, pages)?;
     let mut list = Vec::new();
     let mut behind = 0;
@@ -48,7 +55,7 @@ pub(super) fn put_together(maps: &[Map], pages: &Pages) -> Result<Folios, Replic
             continue;
         }
         let wrong = |what| Err(ReplicaError::Frame { pfn: *pfn, what });
-        let (head, order) = match extent(pages, *pfn, said) {
+        let (head, order) = match extent(maps, pages, format.base(), (*pfn, said)) {
             Ok(extent) => extent,
             Err(what) => return wrong(what),
         };
@@ -58,7 +65,7 @@ pub(super) fn put_together(maps: &[Map], pages: &Pages) -> Result<Folios, Replic
         behind = head.saturating_add(order.pages().raw());
         let frames: Vec<(u64, Said)> =
             pages.frames.range(head..behind).map(|(pfn, said)| (*pfn, *said)).collect();
-        list.push(describe(maps, &files, head, order, &frames)?);
+        list.push(describe(maps, &files, huge, (head, order), &frames)?);
     }
     let Files { keys, file_of, .. } = files;
     Ok(Folios { list, files: keys, file_of })
@@ -66,23 +73,29 @@ pub(super) fn put_together(maps: &[Map], pages: &Pages) -> Result<Folios, Replic
 
 /// Where the folio begins that holds a frame, the first of it that the process has, and how large it
 /// is: as small as a power of two can be that holds what the process has of it.
-fn extent(pages: &Pages, pfn: u64, said: &Said) -> Result<(u64, Order), &'static str> {
+fn extent(
+    maps: &[Map],
+    pages: &Pages,
+    base: PageShift,
+    (pfn, said): (u64, &Said),
+) -> Result<(u64, Order), &'static str> {
     let order = |order: u32| {
-        let order = u8::try_from(order).ok().filter(|order| *order <= LARGEST);
-        order.and_then(Order::new).ok_or("its folio is too large")
+        let order = u8::try_from(order).ok().and_then(Order::new);
+        order.filter(|order| *order <= LARGEST).ok_or("its folio is too large")
     };
     let (head, tail) = (said.flags & kpf::HEAD != 0, said.flags & kpf::TAIL != 0);
     if !head && !tail {
         return Ok((pfn, Order::ZERO));
     }
-    let last = last_tail(pages, pfn, said);
+    let last = last_tail(pages, base, pfn, said);
     if head {
         let pages = (last - pfn + 1).checked_next_power_of_two();
         return Ok((pfn, order(pages.map_or(u32::MAX, u64::trailing_zeros))?));
     }
     // The process maps only the end of it.
+    let whole = u32::from(maps[said.map].vma.spec.hugetlb.raw());
     let huge = said.flags & kpf::HUGE != 0;
-    let bits = if huge { u32::from(HUGE) } else { u64::BITS - (pfn ^ last).leading_zeros() };
+    let bits = if huge { whole } else { u64::BITS - (pfn ^ last).leading_zeros() };
     let bits = bits.max(pfn.trailing_zeros() + 1);
     let order = order(bits)?;
     Ok((Pfn::new(pfn).align_down(order).raw(), order))
@@ -90,13 +103,13 @@ fn extent(pages: &Pages, pfn: u64, said: &Said) -> Result<(u64, Order), &'static
 
 /// The last frame that is of the same folio as `pfn`, of those that the process has. Between them some
 /// may be missing, because the process has copies there: the others are in step.
-fn last_tail(pages: &Pages, pfn: u64, first: &Said) -> u64 {
+fn last_tail(pages: &Pages, base: PageShift, pfn: u64, first: &Said) -> u64 {
     let aligned = 1u64.checked_shl(pfn.trailing_zeros()).unwrap_or(u64::MAX);
     let mut last = pfn;
     for (next, said) in pages.frames.range(pfn.saturating_add(1)..) {
         let apart = next - pfn;
         let in_step = said.map == first.map
-            && said.va.raw().checked_sub(first.va.raw()) == apart.checked_mul(1 << 12)
+            && said.va.raw().checked_sub(first.va.raw()) == apart.checked_mul(base.bytes())
             && (first.flags & kpf::HEAD == 0 || apart < aligned);
         if said.flags & kpf::TAIL == 0 || (*next != last + 1 && !in_step) {
             break;
@@ -109,8 +122,8 @@ fn last_tail(pages: &Pages, pfn: u64, first: &Said) -> u64 {
 fn describe(
     maps: &[Map],
     files: &Files,
-    head: u64,
-    order: Order,
+    huge_zero: Order,
+    (head, order): (u64, Order),
     frames: &[(u64, Said)],
 ) -> Result<Found, ReplicaError> {
     let wrong = |what| Err(ReplicaError::Frame { pfn: head, what });
@@ -138,7 +151,7 @@ fn describe(
         shown: frames.iter().any(|(_, said)| said.shown > 0),
     };
     if said.flags & kpf::ZERO != 0 {
-        if ![0, HUGE].contains(&order.raw()) {
+        if ![Order::ZERO, huge_zero].contains(&order) {
             return wrong("a shared zero page of that size");
         }
         found.flags = FolioFlags::ZERO;

@@ -1,9 +1,11 @@
 //! The process's mappings, and which of them are of the same file.
 
 use pinfold::host::MappingKind;
-use pinfold::{Access, AddrRange, Order, PageCount, PageFormat, VirtAddr, X86_64};
+use pinfold::{Access, AddrRange, AnyFormat, Order, PageCount, PageFormat, PageShift, VirtAddr};
+use pinfold_arch::{Geometry, LeafFlags};
 
 use super::ReplicaError;
+use super::folios::LARGEST;
 use crate::format::TableFormat;
 use crate::objects::FileKind;
 use crate::snapshot::{Mapping, Snapshot};
@@ -62,7 +64,7 @@ impl Map {
 }
 
 /// All mappings, by address.
-pub(super) fn read(snapshot: &Snapshot, format: &X86_64) -> Result<Vec<Map>, ReplicaError> {
+pub(super) fn read(snapshot: &Snapshot, format: &AnyFormat) -> Result<Vec<Map>, ReplicaError> {
     let mut maps = Vec::<Map>::new();
     for mapping in &snapshot.mappings {
         let at = VirtAddr::new(mapping.start);
@@ -84,7 +86,7 @@ pub(super) fn read(snapshot: &Snapshot, format: &X86_64) -> Result<Vec<Map>, Rep
         if maps.last().is_some_and(|last| last.vma.range.last() >= at) {
             return Err(wrong("it overlaps the one before it, or is not in order"));
         }
-        maps.push(read_one(mapping, range)?);
+        maps.push(read_one(mapping, range, format)?);
     }
     Ok(maps)
 }
@@ -95,16 +97,16 @@ pub(super) fn find(maps: &[Map], va: VirtAddr) -> Option<usize> {
     maps[at].vma.range.contains(va).then_some(at)
 }
 
-fn read_one(mapping: &Mapping, range: AddrRange) -> Result<Map, ReplicaError> {
+fn read_one(mapping: &Mapping, range: AddrRange, format: &AnyFormat) -> Result<Map, ReplicaError> {
     let wrong = |what| ReplicaError::Mapping { at: range.start(), what };
     let flag = |name: &str| mapping.flags.iter().any(|flag| flag == name);
     let mut access = Access::empty();
     access.set(Access::READ, mapping.readable);
     access.set(Access::WRITE, mapping.writable);
-    let (kind, file) = kind(mapping)?;
+    let (kind, file) = kind(mapping, format)?;
     let mut hugetlb = Order::ZERO;
     if kind == MappingKind::Hugetlb {
-        hugetlb = hugetlb_order(mapping).ok_or(wrong("no size of hugetlb pages"))?;
+        hugetlb = hugetlb_order(mapping, format).ok_or(wrong("no size of hugetlb pages"))?;
         let offset = mapping.offset >> range.base().raw();
         let first = range.start().raw() >> range.base().raw();
         let numbers = [first, range.pages().raw(), offset];
@@ -137,7 +139,10 @@ fn read_one(mapping: &Mapping, range: AddrRange) -> Result<Map, ReplicaError> {
 }
 
 /// What backs a mapping, and what kind of file if it is one.
-fn kind(mapping: &Mapping) -> Result<(MappingKind, Option<FileKind>), ReplicaError> {
+fn kind(
+    mapping: &Mapping,
+    format: &AnyFormat,
+) -> Result<(MappingKind, Option<FileKind>), ReplicaError> {
     let at = VirtAddr::new(mapping.start);
     let flag = |name: &str| mapping.flags.iter().any(|flag| flag == name);
     if flag("io") || flag("pf") {
@@ -147,7 +152,7 @@ fn kind(mapping: &Mapping) -> Result<(MappingKind, Option<FileKind>), ReplicaErr
         return Ok((MappingKind::FsDax, Some(FileKind::FsDax)));
     }
     if mapping.fs_type == HUGETLBFS || flag("ht") {
-        let order = hugetlb_order(mapping);
+        let order = hugetlb_order(mapping, format);
         let order = order.ok_or(ReplicaError::Mapping { at, what: "no size of hugetlb pages" })?;
         // A private one has pages of its own, whatever it is called.
         let file = mapping.shared.then_some(FileKind::Hugetlb(order));
@@ -171,12 +176,13 @@ fn anonymous(name: &str) -> bool {
     !name.starts_with('/') && !special.iter().any(|prefix| name.starts_with(prefix))
 }
 
-fn hugetlb_order(mapping: &Mapping) -> Option<Order> {
-    let pages = mapping.page_size_kib / 4;
-    if !mapping.page_size_kib.is_multiple_of(4) || !pages.is_power_of_two() {
-        return None;
-    }
-    // The sizes that the CPU has.
-    Order::new(u8::try_from(pages.trailing_zeros()).ok()?)
-        .filter(|order| [9, 18].contains(&order.raw()))
+/// The order of a mapping's hugetlb pages, if the CPU has such: as a leaf, or as several that are
+/// marked to be one.
+fn hugetlb_order(mapping: &Mapping, format: &AnyFormat) -> Option<Order> {
+    let bytes = u64::from(mapping.page_size_kib) << 10;
+    let shift = u8::try_from(bytes.trailing_zeros()).ok().and_then(PageShift::new)?;
+    let several = format.flags().contains(LeafFlags::CONTIGUOUS);
+    let exists = bytes.is_power_of_two() && (format.unit(shift) == shift || several);
+    let order = shift.order(format.base());
+    (exists && shift > format.base() && order <= LARGEST).then_some(order)
 }

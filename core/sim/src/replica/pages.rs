@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pinfold::{PageShift, Pfn, VirtAddr};
+use pinfold::{PageFormat, Pfn, VirtAddr};
 
 use super::ReplicaError;
 use super::maps::{self, Map};
-use super::tree::{Tree, pages_of};
+use super::tree::Tree;
 use crate::layout::{FrameRange, Layout};
 use crate::snapshot::{FrameClass, PageRun, Snapshot};
 
@@ -27,7 +27,6 @@ const SWAPPED: u64 = 1 << 62;
 
 /// Pages of all runs together, at most: as many as the largest machine has frames.
 const PAGES: u64 = 1 << 24;
-const BASE: PageShift = PageShift::SIZE_4K;
 
 /// What is said about a frame that the process has.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +63,7 @@ pub(super) fn read(
     maps: &[Map],
     tree: &Tree,
 ) -> Result<Pages, ReplicaError> {
-    let memory = layout.frames();
+    let (memory, base) = (layout.frames(), layout.base);
     let mut pages =
         Pages { frames: BTreeMap::new(), first: memory.start.raw(), classes: Vec::new() };
     // How much of every leaf the kernel has named, and what it has named beside.
@@ -74,10 +73,10 @@ pub(super) fn read(
     for run in &snapshot.pages {
         let at = VirtAddr::new(run.va);
         let wrong = |what| ReplicaError::Page { at, what };
-        let bytes = run.count.checked_mul(BASE.bytes()).filter(|bytes| *bytes > 0);
+        let bytes = run.count.checked_mul(base.bytes()).filter(|bytes| *bytes > 0);
         let end = bytes.and_then(|bytes| run.va.checked_add(bytes));
         let end = end.ok_or(wrong("not a range of pages"))?;
-        if run.va < next || run.va & BASE.mask() != 0 {
+        if run.va < next || run.va & base.mask() != 0 {
             return Err(wrong("said twice, or not in order"));
         }
         next = end;
@@ -116,7 +115,7 @@ pub(super) fn read(
                 if memory.contains(Pfn::new(pfn)) {
                     return Err(wrong("persistent memory inside a zone, which is not supported"));
                 }
-                shown_at(tree, VirtAddr::new(run.va + (i << BASE.raw())), pfn, &mut named)?;
+                shown_at(tree, VirtAddr::new(run.va + (i << base.raw())), pfn, &mut named)?;
                 direct.insert(pfn);
             }
             continue;
@@ -129,7 +128,7 @@ pub(super) fn read(
         }
     }
     for (mapped, named) in tree.leaves.iter().zip(named) {
-        if !maps[mapped.map].device() && named != pages_of(&mapped.leaf) {
+        if !maps[mapped.map].device() && named != tree.pages_of(&mapped.leaf) {
             let what = "the tables have a page there that the kernel does not name";
             return Err(ReplicaError::Page { at: mapped.va, what });
         }
@@ -145,7 +144,8 @@ pub(super) fn read(
 /// Whether the tables show a page, which must be in this frame.
 fn shown_at(tree: &Tree, va: VirtAddr, pfn: u64, named: &mut [u64]) -> Result<bool, ReplicaError> {
     let Some((at, mapped)) = tree.leaf(va) else { return Ok(false) };
-    let found = mapped.leaf.addr.pfn(BASE).raw() + (va.offset(mapped.leaf.shift) >> BASE.raw());
+    let base = tree.format.base();
+    let found = mapped.leaf.addr.pfn(base).raw() + (va.offset(mapped.leaf.shift) >> base.raw());
     if found != pfn {
         let what = "the tables have another frame there";
         return Err(ReplicaError::Page { at: va, what });
@@ -164,7 +164,7 @@ impl Pages {
         tree: &Tree,
         named: &mut [u64],
     ) -> Result<(), ReplicaError> {
-        let va = VirtAddr::new(run.va + (i << BASE.raw()));
+        let va = VirtAddr::new(run.va + (i << tree.format.base().raw()));
         let pfn = run.frame().unwrap_or_default() + i;
         let wrong = |what| Err(ReplicaError::Page { at: va, what });
         let (flags, count) = (run.kpageflags, run.kpagecount);

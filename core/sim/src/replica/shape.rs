@@ -1,31 +1,20 @@
 //! The machine as a whole: format, zones, CMA areas.
 
-use pinfold::{PageCount, PageFormat, Pfn, Table, X86_64};
-use pinfold_arch::AnyFormat;
+use pinfold::{PageCount, PageFormat, Pfn};
 
 use super::ReplicaError;
 use crate::format::TableFormat;
 use crate::layout::{FrameRange, Layout, ZoneKind, ZoneLayout};
-use crate::snapshot::{Mmu, Snapshot, Zone};
+use crate::snapshot::{Snapshot, Zone};
 
-/// The largest machine that is simulated: 64 GiB.
+/// The largest machine that is simulated: 64 GiB in base pages of 4 KiB.
 const FRAMES: u64 = 1 << 24;
 
 /// The zone of memory that belongs to devices. The kernel does not tell where it lies.
 const DEVICE: &str = "Device";
 
-pub(super) fn format(snapshot: &Snapshot) -> Result<(X86_64, Table), ReplicaError> {
-    let (AnyFormat::X86_64(format), root) = snapshot.format()? else {
-        return Err(ReplicaError::Unsupported { what: "its page tables" });
-    };
-    if !matches!(snapshot.mmu, Mmu::X86_64 { no_execute: true, .. }) {
-        return Err(ReplicaError::Unsupported { what: "it does without the no-execute bit" });
-    }
-    Ok((format, root))
-}
-
 pub(super) fn layout(snapshot: &Snapshot) -> Result<Layout, ReplicaError> {
-    let (format, _) = format(snapshot)?;
+    let (format, _) = snapshot.format()?;
     let base = format.base();
     let has_memory = |zone: &&Zone| zone.spanned > 0 && zone.name != DEVICE;
     let mut zones: Vec<&Zone> = snapshot.zones.iter().filter(has_memory).collect();
@@ -39,7 +28,7 @@ pub(super) fn layout(snapshot: &Snapshot) -> Result<Layout, ReplicaError> {
         let size = gap.checked_add(zone.spanned).filter(|size| *size <= FRAMES);
         let end = size.and_then(|size| layout.frames().pages.raw().checked_add(size));
         if end.is_none_or(|end| end > FRAMES) {
-            return Err(wrong("more than 64 GiB from the first frame"));
+            return Err(wrong("more than 16 Mi frames from the first one on"));
         }
         let last = zone.start_pfn.checked_add(zone.spanned - 1);
         let last = last.and_then(|last| Pfn::new(last).addr(base));

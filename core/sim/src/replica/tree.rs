@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pinfold::{PageFormat, PageShift, Rights, Table, VirtAddr, X86_64};
+use pinfold::{AnyFormat, PageFormat, PageShift, Rights, Table, VirtAddr};
 use pinfold_arch::{Entry, Leaf};
 
 use super::ReplicaError;
 use super::maps::{self, Map};
-use crate::format::TableFormat;
+use crate::format::{TableFormat, reachable};
 use crate::snapshot::{Snapshot, TablePage};
 
 /// A leaf of the tables.
@@ -22,7 +22,7 @@ pub(super) struct Mapped {
 /// What the tables say.
 #[derive(Debug)]
 pub(super) struct Tree {
-    pub(super) format: X86_64,
+    pub(super) format: AnyFormat,
     pub(super) root: Table,
     /// By address, no two of them overlap.
     pub(super) leaves: Vec<Mapped>,
@@ -41,7 +41,7 @@ impl Tree {
 }
 
 struct Reader<'a> {
-    format: X86_64,
+    format: AnyFormat,
     maps: &'a [Map],
     tables: BTreeMap<u64, &'a TablePage>,
     reached: BTreeSet<u64>,
@@ -51,18 +51,13 @@ struct Reader<'a> {
 
 pub(super) fn read(
     snapshot: &Snapshot,
-    (format, root): (X86_64, Table),
+    (format, root): (AnyFormat, Table),
     maps: &[Map],
 ) -> Result<Tree, ReplicaError> {
     let tables = snapshot.tables.iter().map(|table| (table.addr, table)).collect();
     let reached = BTreeSet::new();
     let mut reader = Reader { format, maps, tables, reached, leaves: Vec::new(), away: Vec::new() };
-    for table in &snapshot.tables {
-        let wrong = |what| Err(ReplicaError::Table { addr: table.addr, what });
-        if table.addr & format.base().mask() != 0 {
-            return wrong("it does not begin with a frame");
-        }
-    }
+    apart(&snapshot.tables, format.base())?;
     reader.table(&root, 0)?;
     let unreached = snapshot.tables.iter().find(|table| !reader.reached.contains(&table.addr));
     if let Some(table) = unreached {
@@ -83,11 +78,18 @@ impl Reader<'_> {
         if !self.reached.insert(addr) {
             return Err(ReplicaError::Table { addr, what: "several entries lead to it" });
         }
+        if usize::from(table.first) != 0 || table.entries() != 1 << table.bits {
+            return Err(ReplicaError::Table {
+                addr,
+                what: "it is cut short, which is not supported",
+            });
+        }
         if page.entries.len() != table.entries() {
             return Err(ReplicaError::Table { addr, what: "another number of entries is needed" });
         }
-        for (index, raw) in page.entries.iter().enumerate().filter(|(_, raw)| **raw != 0) {
-            // An index has 9 bits and a root of five levels maps 57: this does not overflow.
+        let empty = self.format.encode(table, Entry::Absent);
+        for (index, raw) in page.entries.iter().enumerate().filter(|(_, raw)| Ok(**raw) != empty) {
+            // What all tables on the way index together fits an address.
             let at = start + ((index as u64) << table.shift.raw());
             if at >= self.format.end().raw() {
                 return Err(wrong(VirtAddr::new(at), *raw, "it is of the kernel's half"));
@@ -112,10 +114,12 @@ impl Reader<'_> {
                     return wrong("it reaches beyond its mapping");
                 }
                 let granted = map.vma.rights(true) | Rights::EXECUTE;
-                if map.no_access() || !granted.contains(leaf.rights) {
+                let open = reachable(leaf.rights);
+                if open && (map.no_access() || !granted.contains(leaf.rights)) {
                     return wrong("it grants more than its mapping");
                 }
-                if !leaf.rights.contains(Rights::USER) {
+                // Some kernels keep a page without access as an entry that is for them alone.
+                if !open && !map.no_access() {
                     return wrong("it is not the process's");
                 }
                 self.leaves.push(Mapped { va, leaf, map: at });
@@ -135,11 +139,32 @@ impl Reader<'_> {
     }
 }
 
+/// Looks whether tables overlap, or lie across frames that are not theirs.
+fn apart(tables: &[TablePage], base: PageShift) -> Result<(), ReplicaError> {
+    let mut behind = 0;
+    for TablePage { addr, entries } in tables {
+        let wrong = |what| Err(ReplicaError::Table { addr: *addr, what });
+        let bytes = entries.len() as u64 * 8;
+        let Some(end) = addr.checked_add(bytes) else { return wrong("it has no end") };
+        let offset = addr & base.mask();
+        if offset != 0 && offset + bytes > base.bytes() {
+            return wrong("it is larger than what is left of its frame");
+        }
+        if *addr < behind {
+            return wrong("it overlaps the one before it, or is not in order");
+        }
+        behind = end;
+    }
+    Ok(())
+}
+
 fn wrong(at: VirtAddr, raw: u64, what: &'static str) -> ReplicaError {
     ReplicaError::Entry { at, raw, what }
 }
 
-/// Base pages that a leaf maps.
-pub(super) fn pages_of(leaf: &Leaf) -> u64 {
-    leaf.shift.pages(PageShift::SIZE_4K).raw()
+impl Tree {
+    /// Base pages that a leaf maps.
+    pub(super) fn pages_of(&self, leaf: &Leaf) -> u64 {
+        leaf.shift.pages(self.format.base()).raw()
+    }
 }

@@ -30,8 +30,8 @@ use pinfold::host::{FaultError, Mapping, MappingKind};
 use pinfold::policy::Refusal;
 use pinfold::sync::Word;
 use pinfold::{
-    Access, AddrRange, Dirtied, Engine, PageCount, PageShift, PinCause, PinError, PinRequest,
-    PinTable, UnpinError, VirtAddr,
+    Access, AddrRange, Dirtied, Engine, PageCount, PinCause, PinError, PinRequest, PinTable,
+    UnpinError, VirtAddr,
 };
 
 use super::{Replica, ReplicaError};
@@ -169,7 +169,8 @@ fn one(
     found: &mut Comparison,
 ) -> Result<(), CompareError> {
     let Verdict { start, pages, .. } = *verdict;
-    let whole = AddrRange::new(VirtAddr::new(start), PageCount::new(pages), PageShift::SIZE_4K)
+    let base = replica.machine().ram().base();
+    let whole = AddrRange::new(VirtAddr::new(start), PageCount::new(pages), base)
         .map_err(|_| CompareError::Range { start, pages })?;
     let mappings = replica.machine().mappings(replica.space().id());
     let mut exception = None;
