@@ -84,7 +84,7 @@ fn map<S: PageSize + core::fmt::Debug>(
     for index in mapping.page / size..(mapping.page + mapping.pages).min(PAGES).div_ceil(size) {
         let va = x86_64::VirtAddr::new(START + index * S::SIZE);
         let page = Page::<S>::containing_address(va);
-        let address = (mapping.frame * 0x1000 & !(S::SIZE - 1)) + index * S::SIZE;
+        let address = ((mapping.frame * 0x1000) & !(S::SIZE - 1)) + index * S::SIZE;
         let frame = PhysFrame::containing_address(x86_64::PhysAddr::new(address));
         // SAFETY: no CPU uses these tables, so no mapping in them can alias anything.
         let done = unsafe { mapper.map_to(page, frame, mapping.flags, pool) };
