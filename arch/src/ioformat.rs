@@ -129,6 +129,18 @@ impl LeafSizes {
         self.0 >> shift.raw() & 1 == 1
     }
 
+    /// The smallest that is above `shift`.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "below 64")]
+    pub const fn above(self, shift: PageShift) -> Option<PageShift> {
+        let larger = self.0 & u64::MAX.wrapping_shl(1 + shift.raw() as u32);
+        if larger == 0 || shift.raw() == 63 {
+            None
+        } else {
+            PageShift::new(larger.trailing_zeros() as u8)
+        }
+    }
+
     /// The largest that is not above `most`.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "below 64")]

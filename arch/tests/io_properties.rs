@@ -2,8 +2,8 @@
 
 use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{
-    Access, AmdVi, AnyIoFormat, Granule, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, PageShift,
-    PhysAddr, Smmu, Tce, Vtd, Zpci,
+    Access, AmdVi, AnyIoFormat, Granule, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes,
+    PageShift, PhysAddr, Smmu, Tce, Vtd, Zpci,
 };
 use proptest::prelude::*;
 
@@ -146,6 +146,35 @@ proptest! {
             (clean, marked) => prop_assert_eq!(clean, marked),
         }
     }
+}
+
+/// Who takes tables out of a tree keeps them in a list, through entries that stay absent.
+#[test]
+fn an_absent_entry_has_room_for_the_address_of_its_table() {
+    for format in formats() {
+        for at in &tables(&format)[1..] {
+            let absent = format.encode(at, 0, IoEntry::Absent).unwrap();
+            for addr in [at.bytes(), 0x12_3456 * at.bytes(), (1 << 52) - at.bytes()] {
+                assert_eq!(absent & addr, 0, "{format:?}");
+                assert_eq!(format.decode(at, absent | addr), IoEntry::Absent, "{format:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_above_and_at_most() {
+    let shift = |raw| PageShift::new(raw).unwrap();
+    let sizes = LeafSizes::NONE.with(shift(12)).with(shift(21)).with(shift(63));
+    for (above, want) in [(0, Some(12)), (12, Some(21)), (20, Some(21)), (21, Some(63)), (63, None)]
+    {
+        assert_eq!(sizes.above(shift(above)).map(PageShift::raw), want);
+    }
+    for (most, want) in [(11, None), (12, Some(12)), (20, Some(12)), (62, Some(21)), (63, Some(63))]
+    {
+        assert_eq!(sizes.at_most(shift(most)).map(PageShift::raw), want);
+    }
+    assert_eq!(LeafSizes::NONE.above(shift(0)), None);
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //! | take back a folio nobody refers to | [`Reclaim`] | [`LeakFrames`] | no |
 //! | locked-memory limits | [`Account`] | [`NoAccount`] | no |
 //! | waiting, progress, cancelling | [`Wait`] | [`SpinWait`] | `pause` may |
+//! | memory for IOMMU tables | [`IoTables`] | | no |
 //! | events | [`Trace`] | [`NoTrace`] | no |
 //!
 //! Every function takes `&self` and may be called from several threads at once. Those that return a
@@ -28,6 +29,7 @@ pub mod account;
 #[doc = include_str!("host/duties.md")]
 pub mod duties {}
 pub mod fault;
+pub mod iommu;
 pub mod mem;
 pub mod migrate;
 pub mod source;
@@ -38,6 +40,7 @@ pub mod walk;
 
 pub use account::{Account, NoAccount, OverLimit};
 pub use fault::{Fault, FaultError, FaultIn, NoFault};
+pub use iommu::IoTables;
 #[cfg(not(loom))]
 pub use mem::DirectMap;
 pub use mem::{PhysMem, TableView};

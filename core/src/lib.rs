@@ -49,6 +49,8 @@ pub mod source;
 
 pub mod region;
 
+pub mod iopt;
+
 pub mod engine;
 
 pub use engine::Engine;

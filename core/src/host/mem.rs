@@ -95,6 +95,16 @@ impl<'a> TableView<'a> {
         Some(())
     }
 
+    /// Replaces an entry if it still is what was expected; whether it was.
+    #[must_use]
+    pub fn replace(&self, index: usize, expected: u64, raw: u64) -> bool {
+        // AcqRel: whoever finds the new entry finds what it points to complete, and so does whoever
+        // finds that another was faster.
+        let (done, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        let word = self.words.get(index);
+        word.is_some_and(|word| word.compare_exchange(expected, raw, done, seen).is_ok())
+    }
+
     /// Replaces an entry and returns the old one; `None` beyond the end.
     pub fn swap(&self, index: usize, raw: u64) -> Option<u64> {
         // SeqCst: "clear the entry, then look for pins" pairs with "pin, then re-check".
