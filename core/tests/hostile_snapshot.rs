@@ -1,10 +1,12 @@
 //! Snapshot files that contradict themselves: an error or a machine whose books are in order, never
 //! a panic.
 
+use std::path::Path;
+
 use pinfold::sync::Word;
 use pinfold::{
-    Access, AddrRange, AnyFormat, Dirtied, Engine, PageCount, PageShift, PinFlags, PinRequest,
-    PinTable, VirtAddr,
+    Access, AddrRange, AnyFormat, Dirtied, Engine, PageCount, PinFlags, PinRequest, PinTable,
+    VirtAddr,
 };
 use pinfold_arch::format::s390x::Facilities;
 use pinfold_sim::model::Model;
@@ -12,7 +14,16 @@ use pinfold_sim::snapshot::{FrameClass, FrameRun, Mmu, Snapshot, Verdict};
 use pinfold_sim::{Machine, Ram, Replica, ReplicaError, verdict};
 use proptest::prelude::*;
 
-const WITH_CMA: &[u8] = include_bytes!("snapshots/x86_64-6.1-cma.snap");
+/// Every committed capture.
+fn captures() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension() == Some("snap".as_ref())).collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
 const PAGE: u64 = 4096;
 
 /// A change of one number: which one, and how.
@@ -100,8 +111,10 @@ fn mutate(snapshot: &mut Snapshot, change: Change) {
     match change.what {
         0 | 1 => {
             let used = |raws: &mut Vec<u64>| {
-                let used: Vec<usize> =
-                    (0..raws.len()).filter(|i| raws[*i] != 0).chain([index * 2]).collect();
+                let used: Vec<usize> = (0..raws.len())
+                    .filter(|i| raws[*i] != 0)
+                    .chain([index * 2 % raws.len()])
+                    .collect();
                 used[usize::from(change.part) % used.len()]
             };
             let tables = snapshot.tables.len() as u64;
@@ -199,7 +212,7 @@ fn use_it(snapshot: &Snapshot, replica: &Replica<'_>) {
     for (n, region) in snapshot.regions.iter().enumerate() {
         let pages = PageCount::new(region.pages.min(600));
         let start = VirtAddr::new(region.start);
-        let Ok(range) = AddrRange::new(start, pages, PageShift::SIZE_4K) else { continue };
+        let Ok(range) = AddrRange::new(start, pages, machine.ram().base()) else { continue };
         let access = [Access::READ, Access::all()][n % 2];
         let mut request = PinRequest::longterm(range, access);
         if n % 3 == 0 {
@@ -240,8 +253,9 @@ fn load_and_use(snapshot: &Snapshot) -> Option<Result<(), ReplicaError>> {
 }
 
 /// A capture whose kernel was asked for each region.
-fn asked() -> Snapshot {
-    let mut snapshot = Snapshot::parse(WITH_CMA).unwrap();
+fn asked(which: usize) -> Snapshot {
+    let captures = captures();
+    let mut snapshot = Snapshot::parse(&captures[which % captures.len()]).unwrap();
     snapshot.verdicts = snapshot
         .regions
         .iter()
@@ -263,9 +277,10 @@ proptest! {
 
     #[test]
     fn a_changed_snapshot_is_an_error_or_a_sound_machine(
+        which in any::<usize>(),
         changes in proptest::collection::vec(change(), 1..4),
     ) {
-        let mut snapshot = asked();
+        let mut snapshot = asked(which);
         for change in changes {
             mutate(&mut snapshot, change);
         }
