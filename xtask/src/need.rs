@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::audit::Objdump;
-use crate::capture::{self, arch, kernel};
+use crate::capture::arch::{self, Arch};
+use crate::capture::{self, kernel};
 use crate::command::command;
 use crate::toolchain::{self, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX};
 
@@ -113,25 +114,37 @@ pub(crate) const MKFS: Need = Need {
     from: From::Debian("e2fsprogs"),
 };
 
-pub(crate) const CAPTURE_X86_64: &[&Need] = &[
-    &Need::debian("qemu-system-x86_64", "qemu-system-x86"),
-    &CC,
-    &XZ,
-    &MKFS,
-    &kernel(
-        "a kernel for x86_64",
-        || has_kernel("x86_64"),
-        "cargo xtask capture --arch x86_64 --fetch",
-    ),
-];
-/// A kernel to boot: a package that is unpacked under `target`, never installed.
-const fn kernel(name: &'static str, there: fn() -> bool, command: &'static str) -> Need {
-    Need { name, probe: Probe::Asks(there), from: From::Command(command) }
+/// What captures want beside an emulator, a compiler and a kernel.
+macro_rules! capture {
+    ($arch:expr, $compiler:expr, $name:literal) => {
+        &[
+            &Need::debian($arch.qemu.0, $arch.qemu.1),
+            &$compiler,
+            &XZ,
+            &MKFS,
+            &Need {
+                name: concat!("a kernel for ", $name),
+                probe: Probe::Asks(|| has_kernel(&$arch)),
+                from: From::Command(concat!("cargo xtask capture --fetch --arch ", $name)),
+            },
+        ]
+    };
 }
 
-fn has_kernel(arch: &str) -> bool {
-    let found = arch::Arch::named(arch).map(|arch| kernel::unpacked(&capture::kernels(arch)));
-    found.is_ok_and(|images| !images.is_empty())
+pub(crate) const CAPTURE_X86_64: &[&Need] = capture!(arch::X86_64, CC, "x86_64");
+pub(crate) const CAPTURE_AARCH64: &[&Need] =
+    capture!(arch::AARCH64, cross(&arch::AARCH64), "aarch64");
+pub(crate) const CAPTURE_S390X: &[&Need] = capture!(arch::S390X, cross(&arch::S390X), "s390x");
+pub(crate) const CAPTURE_POWERPC64LE: &[&Need] =
+    capture!(arch::POWERPC64LE, cross(&arch::POWERPC64LE), "powerpc64le");
+
+/// Kernels are packages that are unpacked under `target`, never installed.
+fn has_kernel(arch: &Arch) -> bool {
+    !kernel::unpacked(&capture::kernels(arch)).is_empty()
+}
+
+const fn cross(arch: &Arch) -> Need {
+    Need::debian(arch.cross.0, arch.cross.1)
 }
 
 /// Disassembles for every machine that the audit knows.

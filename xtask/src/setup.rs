@@ -154,7 +154,7 @@ mod tests {
     fn a_kernel_is_fetched_after_its_tools() {
         let lines = install_lines(CAPTURE_X86_64);
         assert_eq!(last_words(&lines)[0], "update");
-        assert_eq!(last_words(&lines)[2..], ["--fetch"]);
+        assert_eq!(last_words(&lines)[2..], ["x86_64"]);
         assert!(lines[1].contains(&"qemu-system-x86".to_owned()));
     }
 }

@@ -7,6 +7,7 @@ mod hosted;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::capture::arch;
 use crate::counts::{Outcome, Stop};
 use crate::need::{self, Need};
 use crate::report::{self, Row};
@@ -83,8 +84,17 @@ pub(crate) const EXTRA: &[Tier] = &[
         "a fresh kernel's tables, pinned by pin_guest",
         "0.5",
         need::CAPTURE_X86_64,
-        || extra::capture("x86_64", Some(5)),
+        || extra::capture(&arch::X86_64, Some(5)),
     ),
+    Tier::new("capture:aarch64", "the same on Arm", "0.5", need::CAPTURE_AARCH64, || {
+        extra::capture(&arch::AARCH64, None)
+    }),
+    Tier::new("capture:s390x", "the same on s390", "0.5", need::CAPTURE_S390X, || {
+        extra::capture(&arch::S390X, None)
+    }),
+    Tier::new("capture:powerpc64le", "the same on POWER", "0.5", need::CAPTURE_POWERPC64LE, || {
+        extra::capture(&arch::POWERPC64LE, None)
+    }),
     Tier::new("s390x", "the tests on a big-endian CPU", "5", need::S390X, foreign::s390x),
     Tier::new("powerpc64le", "the tests on POWER", "5", need::POWERPC64LE, foreign::powerpc64le),
     Tier::new("aarch64", "the tests on Arm", "5", need::AARCH64, foreign::aarch64),
@@ -159,6 +169,7 @@ fn run_all(tiers: &[&'static Tier]) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use super::arch;
     use super::{Choice, EXTRA, HOSTED, choose, every};
 
     fn names(args: &[&str]) -> Vec<&'static str> {
@@ -176,8 +187,8 @@ mod tests {
     fn tiers_by_name() {
         assert_eq!(names(&["loom", "fmt"]), ["loom", "fmt"]);
         assert_eq!(choose(&["fmt", "nope"]).err(), Some(Choice::Unknown("nope")));
-        assert_eq!(names(&["capture:x86_64", "fuzz"]), ["capture:x86_64", "fuzz"]);
-        assert_eq!(names(&["capture"])[0], "capture:x86_64");
+        assert_eq!(names(&["capture:aarch64", "fuzz"]), ["capture:aarch64", "fuzz"]);
+        assert_eq!(names(&["capture"]).len(), arch::ALL.len());
         assert_eq!(choose(&["--list"]).err(), Some(Choice::List));
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::hosted;
 use crate::audit;
-use crate::capture;
+use crate::capture::{self, arch::Arch};
 use crate::command::{Show, check, command, root};
 use crate::counts::{Counts, Outcome, Stop};
 use crate::need::NEXTEST;
@@ -81,12 +81,11 @@ pub(super) fn fuzz() -> Outcome {
 
 /// Page tables and answers of a kernel that no committed snapshot is of, with so many levels where
 /// there is a choice.
-pub(super) fn capture(arch: &str, levels: Option<u8>) -> Outcome {
+pub(super) fn capture(arch: &Arch, levels: Option<u8>) -> Outcome {
     let failed = |why| Stop::Failed { counts: Counts::default(), why };
-    let named = capture::arch::Arch::named(arch).map_err(failed)?;
-    let kernel = capture::other_kernel(named).map_err(failed)?.display().to_string();
-    let out = root().join(format!("target/capture/{arch}.snap")).display().to_string();
-    let args = ["--arch", arch, "--kernel", &kernel, "--out", &out].map(str::to_owned);
+    let kernel = capture::other_kernel(arch).map_err(failed)?.display().to_string();
+    let out = root().join(format!("target/capture/{}.snap", arch.name)).display().to_string();
+    let args = ["--arch", arch.name, "--kernel", &kernel, "--out", &out].map(str::to_owned);
     let levels = levels.map(|levels| ["--levels".to_owned(), levels.to_string()]);
     let args: Vec<String> = args.into_iter().chain(levels.into_iter().flatten()).collect();
     capture::run(&args).map_err(failed)?;
