@@ -273,7 +273,7 @@ fn asked(which: usize) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 8, ..ProptestConfig::default() })]
 
     #[test]
     fn a_changed_snapshot_is_an_error_or_a_sound_machine(

@@ -16,6 +16,9 @@ use pinfold_arch::{Entry, Leaf};
 use pinfold_sim::snapshot::{Mapping, PageRun, Region, Snapshot, SnapshotArch, TablePage, Verdict};
 use pinfold_sim::{TableFormat, verdict};
 
+/// The capture with the fewest pages.
+const SMALLEST: &[u8] = include_bytes!("snapshots/powerpc64le-6.1.snap");
+
 /// Every committed capture, with its name.
 fn committed() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
@@ -232,20 +235,20 @@ fn every_captured_kernel_agrees_on_every_verdict() {
     }
 }
 
-/// That comparison can fail: the other answer is noticed wherever the two agreed.
+/// That comparison can fail: the other answer is noticed wherever the two agreed. One capture will
+/// do: what compares knows no architecture.
 #[test]
 fn a_flipped_verdict_is_noticed() {
-    for (name, bytes) in committed() {
-        let mut snapshot = Snapshot::parse(&bytes).unwrap();
-        let excepted = verdict::compare(&snapshot).unwrap().excepted;
-        snapshot.verdicts.retain(|one| excepted.iter().all(|(_, known)| !known.contains(one)));
-        for verdict in &mut snapshot.verdicts {
-            verdict.errno = if verdict.errno == 0 { Verdict::UNTOLD } else { 0 };
-        }
-        let found = verdict::compare(&snapshot).unwrap().disagreements;
-        let noticed: Vec<&Verdict> = found.iter().map(|one| &one.verdict).collect();
-        assert_eq!(noticed, snapshot.verdicts.iter().collect::<Vec<_>>(), "{name}");
+    let mut snapshot = Snapshot::parse(SMALLEST).unwrap();
+    let excepted = verdict::compare(&snapshot).unwrap().excepted;
+    snapshot.verdicts.retain(|one| excepted.iter().all(|(_, known)| !known.contains(one)));
+    assert!(snapshot.verdicts.len() > 50);
+    for verdict in &mut snapshot.verdicts {
+        verdict.errno = if verdict.errno == 0 { Verdict::UNTOLD } else { 0 };
     }
+    let found = verdict::compare(&snapshot).unwrap().disagreements;
+    let noticed: Vec<&Verdict> = found.iter().map(|one| &one.verdict).collect();
+    assert_eq!(noticed, snapshot.verdicts.iter().collect::<Vec<_>>());
 }
 
 /// The comparison can fail: a flipped bit of the address in any used entry of any table is noticed.

@@ -41,5 +41,7 @@ fn test(target: &Target) -> Outcome {
         test.args(["--package", package]);
     }
     test.args(["--tests", "--no-fail-fast"]).env("PINFOLD_RUNNER", target.runner());
+    // A quarter of the random cases, where a test does not say how many: each costs ten times as much.
+    test.env("PROPTEST_CASES", "64");
     check(test, Show::OnFailure)
 }
