@@ -1,34 +1,9 @@
 //! zPCI entries worked out by hand: the same places as in a CPU's tables.
 
-use pinfold_arch::{
-    Access, EncodeError, FormatError, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova, PageShift,
-    PhysAddr, Zpci,
-};
+use pinfold_arch::{EncodeError, FormatError, IoEntry, IoFlags, IoFormat, Iova, PhysAddr, Zpci};
 
-const R: Access = Access::READ;
-const W: Access = Access::WRITE;
-const RW: Access = Access::all();
+use super::{NONE, R, RW, W, at, both, leaf, table};
 
-fn at(shift: u8, bits: u8) -> IoTable {
-    IoTable { base: PhysAddr::new(0x1000), shift: PageShift::new(shift).unwrap(), bits }
-}
-
-fn table(base: u64, shift: u8, bits: u8, access: Access) -> IoEntry {
-    IoEntry::Table(IoTable { base: PhysAddr::new(base), ..at(shift, bits) }, access)
-}
-
-fn leaf(addr: u64, shift: u8, access: Access, flags: IoFlags) -> IoEntry {
-    let leaf = IoLeaf::new(PhysAddr::new(addr), PageShift::new(shift).unwrap(), access);
-    IoEntry::Leaf(IoLeaf { flags, ..leaf })
-}
-
-#[track_caller]
-fn both(format: Zpci, at: &IoTable, raw: u64, want: IoEntry) {
-    assert_eq!(format.decode(at, raw), want, "{raw:#x}");
-    assert_eq!(format.encode(at, 0, want), Ok(raw), "{want:?}");
-}
-
-const NONE: IoFlags = IoFlags::empty();
 const PAGE: u8 = 12;
 const SEGMENT: u8 = 20;
 

@@ -1,38 +1,15 @@
 //! VT-d entries worked out by hand. Tables and bits are those of the specification, revision 4.1, section 9.
 
 use pinfold_arch::{
-    Access, EncodeError, FormatError, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova, PageShift,
-    PhysAddr, Vtd,
+    Access, EncodeError, FormatError, IoEntry, IoFlags, IoFormat, Iova, PhysAddr, Vtd,
 };
 
-const R: Access = Access::READ;
-const W: Access = Access::WRITE;
-const RW: Access = Access::all();
-
-fn at(shift: u8, bits: u8) -> IoTable {
-    IoTable { base: PhysAddr::new(0x1000), shift: PageShift::new(shift).unwrap(), bits }
-}
-
-fn table(base: u64, shift: u8, bits: u8, access: Access) -> IoEntry {
-    IoEntry::Table(IoTable { base: PhysAddr::new(base), ..at(shift, bits) }, access)
-}
-
-fn leaf(addr: u64, shift: u8, access: Access, flags: IoFlags) -> IoEntry {
-    let leaf = IoLeaf::new(PhysAddr::new(addr), PageShift::new(shift).unwrap(), access);
-    IoEntry::Leaf(IoLeaf { flags, ..leaf })
-}
-
-#[track_caller]
-fn both(format: Vtd, at: &IoTable, raw: u64, want: IoEntry) {
-    assert_eq!(format.decode(at, raw), want, "{raw:#x}");
-    assert_eq!(format.encode(at, 0, want), Ok(raw), "{want:?}");
-}
+use super::{NONE, R, RW, W, at, both, leaf, table};
 
 const PT: u8 = 12;
 const PD: u8 = 21;
 const PDP: u8 = 30;
 const TOP: u8 = 39;
-const NONE: IoFlags = IoFlags::empty();
 
 fn vtd(levels: u8, host_bits: u8) -> Vtd {
     Vtd::new(levels, host_bits).unwrap()

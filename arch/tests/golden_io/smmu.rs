@@ -2,34 +2,12 @@
 //! sections 5.2 and 5.4.
 
 use pinfold_arch::{
-    Access, EncodeError, FormatError, Granule, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova,
+    Access, EncodeError, FormatError, Granule, IoEntry, IoFlags, IoFormat, IoTable, Iova,
     PageShift, PhysAddr, Smmu, SmmuRoot,
 };
 
-const R: Access = Access::READ;
-const W: Access = Access::WRITE;
-const RW: Access = Access::all();
+use super::{NONE, R, RW, W, at, both, leaf, table};
 
-fn at(shift: u8, bits: u8) -> IoTable {
-    IoTable { base: PhysAddr::new(0x1000), shift: PageShift::new(shift).unwrap(), bits }
-}
-
-fn table(base: u64, shift: u8, bits: u8, access: Access) -> IoEntry {
-    IoEntry::Table(IoTable { base: PhysAddr::new(base), ..at(shift, bits) }, access)
-}
-
-fn leaf(addr: u64, shift: u8, access: Access, flags: IoFlags) -> IoEntry {
-    let leaf = IoLeaf::new(PhysAddr::new(addr), PageShift::new(shift).unwrap(), access);
-    IoEntry::Leaf(IoLeaf { flags, ..leaf })
-}
-
-#[track_caller]
-fn both(format: Smmu, at: &IoTable, raw: u64, want: IoEntry) {
-    assert_eq!(format.decode(at, raw), want, "{raw:#x}");
-    assert_eq!(format.encode(at, 0, want), Ok(raw), "{want:?}");
-}
-
-const NONE: IoFlags = IoFlags::empty();
 /// Nobody executes: UXN and PXN of stage 1, XN of stage 2.
 const XN1: u64 = 3 << 53;
 const XN2: u64 = 1 << 54;

@@ -1,45 +1,28 @@
 //! TCEs worked out by hand: an address, and a bit each for reading (1) and writing (2).
 
 use pinfold_arch::{
-    Access, EncodeError, FormatError, IoEntry, IoFormat, IoLeaf, IoTable, Iova, PageShift,
-    PhysAddr, Tce,
+    Access, EncodeError, FormatError, IoEntry, IoFormat, IoTable, Iova, PhysAddr, Tce,
 };
 
-const R: Access = Access::READ;
-const W: Access = Access::WRITE;
-const RW: Access = Access::all();
-
-fn shift(raw: u8) -> PageShift {
-    PageShift::new(raw).unwrap()
-}
+use super::{NONE, R, RW, W, both, leaf, shift};
 
 fn tce(page: u8, window: u8, levels: u8) -> Tce {
     Tce::new(shift(page), shift(window), levels).unwrap()
-}
-
-fn leaf(addr: u64, page: u8, access: Access) -> IoEntry {
-    IoEntry::Leaf(IoLeaf::new(PhysAddr::new(addr), shift(page), access))
-}
-
-#[track_caller]
-fn both(format: Tce, at: &IoTable, raw: u64, want: IoEntry) {
-    assert_eq!(format.decode(at, raw), want, "{raw:#x}");
-    assert_eq!(format.encode(at, 0, want), Ok(raw), "{want:?}");
 }
 
 #[test]
 fn pages_of_every_kind_of_window() {
     let top = |format: &Tce| format.top(PhysAddr::new(0x1_0000));
     let small = tce(12, 31, 1);
-    both(small, &top(&small), 0x0000_0001_2345_6003, leaf(0x1_2345_6000, 12, RW));
-    both(small, &top(&small), 0x0000_0001_2345_6001, leaf(0x1_2345_6000, 12, R));
-    both(small, &top(&small), 0x0000_0001_2345_6002, leaf(0x1_2345_6000, 12, W));
+    both(small, &top(&small), 0x0000_0001_2345_6003, leaf(0x1_2345_6000, 12, RW, NONE));
+    both(small, &top(&small), 0x0000_0001_2345_6001, leaf(0x1_2345_6000, 12, R, NONE));
+    both(small, &top(&small), 0x0000_0001_2345_6002, leaf(0x1_2345_6000, 12, W, NONE));
     let large = tce(16, 40, 1);
-    both(large, &top(&large), 0x0000_0001_2345_0003, leaf(0x1_2345_0000, 16, RW));
+    both(large, &top(&large), 0x0000_0001_2345_0003, leaf(0x1_2345_0000, 16, RW, NONE));
     // Bits below the page size are not looked at.
-    assert_eq!(large.decode(&top(&large), 0x1_2345_fff3), leaf(0x1_2345_0000, 16, RW));
+    assert_eq!(large.decode(&top(&large), 0x1_2345_fff3), leaf(0x1_2345_0000, 16, RW, NONE));
     let huge = tce(30, 45, 1);
-    both(huge, &top(&huge), 0x0000_0040_4000_0003, leaf(0x40_4000_0000, 30, RW));
+    both(huge, &top(&huge), 0x0000_0040_4000_0003, leaf(0x40_4000_0000, 30, RW, NONE));
 }
 
 #[test]
@@ -50,7 +33,7 @@ fn without_a_right_it_is_nothing_whatever_else_it_says() {
         assert_eq!(format.decode(&at, raw), IoEntry::Absent);
     }
     assert_eq!(format.encode(&at, 0, IoEntry::Absent), Ok(0));
-    let nothing = format.encode(&at, 0, leaf(0x1000, 12, Access::empty()));
+    let nothing = format.encode(&at, 0, leaf(0x1000, 12, Access::empty(), NONE));
     assert_eq!(nothing, Err(EncodeError::Access { access: Access::empty() }));
 }
 
@@ -59,10 +42,13 @@ fn without_a_right_it_is_nothing_whatever_else_it_says() {
 fn where_writing_implies_reading_nobody_can_write_only() {
     let format = tce(12, 31, 1).with_write_implies_read(true);
     let at = format.top(PhysAddr::new(0));
-    assert_eq!(format.decode(&at, 0x1002), leaf(0x1000, 12, RW));
-    assert_eq!(format.encode(&at, 0, leaf(0x1000, 12, W)), Err(EncodeError::Access { access: W }));
-    both(format, &at, 0x1003, leaf(0x1000, 12, RW));
-    both(format, &at, 0x1001, leaf(0x1000, 12, R));
+    assert_eq!(format.decode(&at, 0x1002), leaf(0x1000, 12, RW, NONE));
+    assert_eq!(
+        format.encode(&at, 0, leaf(0x1000, 12, W, NONE)),
+        Err(EncodeError::Access { access: W })
+    );
+    both(format, &at, 0x1003, leaf(0x1000, 12, RW, NONE));
+    both(format, &at, 0x1001, leaf(0x1000, 12, R, NONE));
 }
 
 #[test]
@@ -83,7 +69,7 @@ fn levels_share_the_windows_bits() {
     assert_eq!(two.decode(&top, 0x12_3001), IoEntry::Malformed);
     assert_eq!(two.decode(&top, 0x12_3002), IoEntry::Malformed);
     assert_eq!(two.decode(&top, 0x12_3000), IoEntry::Absent);
-    both(two, &below, 0x0000_0001_2345_6003, leaf(0x1_2345_6000, 12, RW));
+    both(two, &below, 0x0000_0001_2345_6003, leaf(0x1_2345_6000, 12, RW, NONE));
     assert_eq!(two.last(), Iova::new(0x7fff_ffff));
 
     // The smallest table has 4 KiB, however small the window is.
