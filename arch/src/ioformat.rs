@@ -198,3 +198,20 @@ pub trait IoFormat: Copy {
     /// The bits that a device's accesses set in a leaf by themselves.
     fn volatile_bits(&self) -> u64;
 }
+
+/// What two bits of an entry grant.
+fn granted(raw: u64, read: u64, write: u64) -> Access {
+    let mut access = Access::empty();
+    access.set(Access::READ, raw & read != 0);
+    access.set(Access::WRITE, raw & write != 0);
+    access
+}
+
+/// The two bits that grant this.
+fn granting(access: Access, read: u64, write: u64) -> Result<u64, EncodeError> {
+    if Access::from_bits(access.bits()).is_none() {
+        return Err(EncodeError::Access { access });
+    }
+    let read = if access.contains(Access::READ) { read } else { 0 };
+    Ok(read | if access.contains(Access::WRITE) { write } else { 0 })
+}

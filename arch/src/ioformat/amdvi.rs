@@ -14,10 +14,9 @@
 //! Ignored on purpose: bits 4:1 and 8:7, which software owns, and 58:52 and bit 63; bit 59 (untranslated
 //! requests); in entries that point to tables also bits 5, 6 and 60.
 
-use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes};
+use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes, granted, granting};
 use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::{EncodeError, FormatError};
-use crate::rights::Access;
 
 const PRESENT: u64 = 1 << 0;
 const ACCESSED: u64 = 1 << 5;
@@ -112,22 +111,6 @@ fn encode_addr(addr: PhysAddr, shift: PageShift) -> Result<u64, EncodeError> {
     Ok(addr.raw())
 }
 
-fn access_of(raw: u64) -> Access {
-    let mut access = Access::empty();
-    access.set(Access::READ, raw & READ != 0);
-    access.set(Access::WRITE, raw & WRITE != 0);
-    access
-}
-
-/// A table may grant nothing; a page that grants nothing is none.
-fn encode_access(access: Access) -> Result<u64, EncodeError> {
-    if Access::from_bits(access.bits()).is_none() {
-        return Err(EncodeError::Access { access });
-    }
-    let read = if access.contains(Access::READ) { READ } else { 0 };
-    Ok(read | if access.contains(Access::WRITE) { WRITE } else { 0 })
-}
-
 /// A page that says its size: address and size.
 fn sized(raw: u64) -> Option<(PhysAddr, PageShift)> {
     let ones = u8::try_from(((raw & ADDRESS) >> 12).trailing_ones()).ok()?;
@@ -176,7 +159,7 @@ impl IoFormat for AmdVi {
             return IoEntry::Absent;
         }
         let Some(level) = level(at) else { return IoEntry::Malformed };
-        let (next, access) = ((raw & NEXT) >> NEXT_PLACE, access_of(raw));
+        let (next, access) = ((raw & NEXT) >> NEXT_PLACE, granted(raw, READ, WRITE));
         let (addr, shift) = match next {
             PAGE => (PhysAddr::new(raw & ADDRESS), at.shift),
             SIZED_PAGE => match sized(raw) {
@@ -211,21 +194,24 @@ impl IoFormat for AmdVi {
             IoEntry::Table(next, access) => {
                 let level = level(&next).filter(|_| self.below(at, next.base) == Some(next));
                 let level = level.ok_or(EncodeError::Size { shift: next.shift })?;
-                let raw = encode_addr(next.base, PageShift::SIZE_4K)? | encode_access(access)?;
+                let raw =
+                    encode_addr(next.base, PageShift::SIZE_4K)? | granting(access, READ, WRITE)?;
                 Ok(raw | u64::from(level) << NEXT_PLACE | PRESENT)
             }
             IoEntry::Leaf(leaf) => {
                 if !self.leaf_sizes(at).contains(leaf.shift) {
                     return Err(EncodeError::Size { shift: leaf.shift });
                 }
+                // A table may grant nothing; a page that grants nothing is none.
                 if leaf.access.is_empty() {
                     return Err(EncodeError::Access { access: leaf.access });
                 }
                 if !self.flags().contains(leaf.flags) {
                     return Err(EncodeError::Attributes);
                 }
-                let mut raw =
-                    encode_addr(leaf.addr, leaf.shift)? | encode_access(leaf.access)? | PRESENT;
+                let mut raw = encode_addr(leaf.addr, leaf.shift)?
+                    | granting(leaf.access, READ, WRITE)?
+                    | PRESENT;
                 if leaf.shift != at.shift {
                     // Ones from bit 12 to below the top bit of what lies inside.
                     raw |= SIZED_PAGE << NEXT_PLACE | leaf.shift.mask() >> 1 & ADDRESS;

@@ -11,7 +11,7 @@
 //!
 //! Ignored on purpose: address bits below the page size, which hardware does not look at.
 
-use super::{IoEntry, IoFormat, IoLeaf, IoTable, LeafSizes};
+use super::{IoEntry, IoFormat, IoLeaf, IoTable, LeafSizes, granted, granting};
 use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::{EncodeError, FormatError};
 use crate::rights::Access;
@@ -99,21 +99,15 @@ impl Tce {
     }
 
     fn access_of(&self, raw: u64) -> Access {
-        let mut access = Access::empty();
-        let read = READ | if self.write_implies_read { WRITE } else { 0 };
-        access.set(Access::READ, raw & read != 0);
-        access.set(Access::WRITE, raw & WRITE != 0);
-        access
+        granted(raw, READ | if self.write_implies_read { WRITE } else { 0 }, WRITE)
     }
 
     fn encode_access(&self, access: Access) -> Result<u64, EncodeError> {
         let only_write = access == Access::WRITE && self.write_implies_read;
-        let known = Access::from_bits(access.bits()).is_some();
-        if access.is_empty() || only_write || !known {
+        if access.is_empty() || only_write {
             return Err(EncodeError::Access { access });
         }
-        let read = if access.contains(Access::READ) { READ } else { 0 };
-        Ok(read | if access.contains(Access::WRITE) { WRITE } else { 0 })
+        granting(access, READ, WRITE)
     }
 }
 

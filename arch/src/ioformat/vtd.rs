@@ -12,7 +12,7 @@
 //! 63 and 10, which hardware does not look at; in entries that point to tables also bits 8, 9 and 11.
 //! Bit 62 was a hint once and is reserved on units that do not know it.
 
-use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes};
+use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes, granted, granting};
 use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::{EncodeError, FormatError};
 use crate::rights::Access;
@@ -140,19 +140,11 @@ impl Vtd {
     }
 }
 
-fn access_of(raw: u64) -> Access {
-    let mut access = Access::empty();
-    access.set(Access::READ, raw & READ != 0);
-    access.set(Access::WRITE, raw & WRITE != 0);
-    access
-}
-
 fn encode_access(access: Access) -> Result<u64, EncodeError> {
-    if access.is_empty() || Access::from_bits(access.bits()).is_none() {
+    if access.is_empty() {
         return Err(EncodeError::Access { access });
     }
-    let read = if access.contains(Access::READ) { READ } else { 0 };
-    Ok(read | if access.contains(Access::WRITE) { WRITE } else { 0 })
+    granting(access, READ, WRITE)
 }
 
 impl IoFormat for Vtd {
@@ -188,7 +180,7 @@ impl IoFormat for Vtd {
 
     #[inline]
     fn decode(&self, at: &IoTable, raw: u64) -> IoEntry {
-        let access = access_of(raw);
+        let access = granted(raw, READ, WRITE);
         if access.is_empty() {
             return IoEntry::Absent;
         }
