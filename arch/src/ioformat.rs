@@ -180,7 +180,8 @@ pub trait IoFormat: Copy {
     /// What the entry `raw`, found in table `at`, says.
     ///
     /// Total: every `raw` and every table give an answer. A [`IoEntry::Table`] always has a smaller
-    /// `shift` than `at`.
+    /// `shift` than `at`. An absent entry has room: the value of one, with the address of any table of
+    /// this shape put into it, is still absent, and the two share no bit.
     fn decode(&self, at: &IoTable, raw: u64) -> IoEntry;
 
     /// The value of entry `index` of table `at` that decodes to `entry`. The index counts only for

@@ -40,6 +40,8 @@ const TRANSLATION_VALID: u64 = 1 << 1;
 const MARKS_PLACE: u32 = 7;
 const MODE_PLACE: u32 = 9;
 const ATS: u64 = 1 << 32;
+/// In its third doubleword.
+const INTERRUPTS_VALID: u64 = 1;
 
 /// The AMD-Vi format: how many levels, and whether the unit keeps marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,9 +89,10 @@ impl AmdVi {
         Ok([low, u64::from(domain) | if ats { ATS } else { 0 }, 0, 0])
     }
 
-    /// A device table entry that blocks every access: valid, without translation. All zeroes would
-    /// let a device through.
-    pub const BLOCKED: [u64; 4] = [VALID, 0, 0, 0];
+    /// A device table entry that blocks every access and every interrupt: valid, without
+    /// translation, and with an interrupt table (IV) that is not used (IntCtl 0). All zeroes would let
+    /// a device through.
+    pub const BLOCKED: [u64; 4] = [VALID, 0, INTERRUPTS_VALID, 0];
 
     fn flags(&self) -> IoFlags {
         let marks = if self.marks { IoFlags::ACCESSED | IoFlags::DIRTY } else { IoFlags::empty() };

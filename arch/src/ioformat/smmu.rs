@@ -47,11 +47,16 @@ const CONTEXT_DIRTY: u64 = 1 << 42;
 const CONTEXT_ACCESSED: u64 = 1 << 43;
 const CONTEXT_RECORD: u64 = 1 << 45;
 const CONTEXT_ABORT: u64 = 1 << 46;
-/// The same in the third doubleword of a stream table entry.
+/// Tables of 4K or 16K pages whose entries hold addresses of 52 bits: DS, in the third doubleword.
+const CONTEXT_WIDE: u64 = 1 << 58;
+/// The same in a stream table entry: in the third doubleword, and S2DS in the fourth.
 const STREAM_TABLES_64: u64 = 1 << 51;
 const STREAM_DIRTY: u64 = 1 << 55;
 const STREAM_ACCESSED: u64 = 1 << 56;
 const STREAM_RECORD: u64 = 1 << 58;
+const STREAM_WIDE: u64 = 1 << 3;
+/// Wider addresses than this bring entries of another form.
+const PLAIN_BITS: u8 = 48;
 
 /// The SMMUv3 format: the stage, the granule, the widths, and whether hardware keeps marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,6 +161,7 @@ impl Smmu {
             _ => 6,
         };
         let marks = |bits| if self.marks { bits } else { 0 };
+        let wide = |bit| if self.is_wide() { bit } else { 0 };
         if let Stage::One(_) = self.stage {
             let word = input
                 | granule << 6
@@ -169,7 +175,8 @@ impl Smmu {
                 | CONTEXT_ABORT
                 | u64::from(id) << 48;
             let attributes = Self::MEMORY_ATTRIBUTES;
-            return Ok(SmmuRoot::Context([word, top.raw(), 0, attributes, 0, 0, 0, 0]));
+            let third = wide(CONTEXT_WIDE);
+            return Ok(SmmuRoot::Context([word, top.raw(), third, attributes, 0, 0, 0, 0]));
         }
         let levels = u64::from((table.shift.raw() - self.granule.shift().raw()) / self.stride());
         // SL0 counts levels down to the pages, with 4K from the one before the last.
@@ -187,7 +194,8 @@ impl Smmu {
             | marks(STREAM_DIRTY | STREAM_ACCESSED)
             | STREAM_RECORD;
         let second = AS_IT_COMES | if self.ats { ATS } else { 0 };
-        Ok(SmmuRoot::Stream([STREAM_VALID | STREAM_STAGE_2, second, word, top.raw(), 0, 0, 0, 0]))
+        let (first, fourth) = (STREAM_VALID | STREAM_STAGE_2, top.raw() | wide(STREAM_WIDE));
+        Ok(SmmuRoot::Stream([first, second, word, fourth, 0, 0, 0, 0]))
     }
 
     /// The stream table entry that points a device to a context descriptor.
@@ -201,6 +209,11 @@ impl Smmu {
         let first = context.raw() | STREAM_VALID | STREAM_STAGE_1;
         let second = CONTEXT_CACHED | AS_IT_COMES | if self.ats { ATS } else { 0 };
         Ok([first, second, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// Whether entries hold addresses of 52 bits in the form that has to be switched on.
+    fn is_wide(&self) -> bool {
+        self.granule != Granule::Size64K && (self.bits > PLAIN_BITS || self.host_bits > PLAIN_BITS)
     }
 
     /// Address bits that index one full table.
@@ -244,14 +257,14 @@ impl Smmu {
     }
 
     /// The size of a group with the contiguous hint whose entries map `shift` (DDI 0487, D8.7.1).
-    fn group(&self, shift: PageShift) -> PageShift {
-        let last = shift == self.granule.shift();
-        let more = match self.granule {
-            Granule::Size4K => 4,
-            Granule::Size16K if last => 7,
-            Granule::Size16K | Granule::Size64K => 5,
+    fn group(&self, shift: PageShift) -> Option<PageShift> {
+        let more = match (self.granule, shift.raw()) {
+            (Granule::Size4K, 12 | 21 | 30) => 4,
+            (Granule::Size16K, 14) => 7,
+            (Granule::Size16K, 25) | (Granule::Size64K, 16 | 29) => 5,
+            _ => return None,
         };
-        PageShift::new(shift.raw() + more).unwrap_or(shift)
+        PageShift::new(shift.raw() + more)
     }
 }
 
@@ -315,10 +328,10 @@ impl IoFormat for Smmu {
     fn leaf_sizes(&self, at: &IoTable) -> LeafSizes {
         match self.table(at) {
             Some(table) if self.leaf_at(&table) => {
-                let (one, group) = (at.shift, self.group(at.shift));
-                let all = LeafSizes::NONE.with(one);
+                let all = LeafSizes::NONE.with(at.shift);
                 // A small top table may have fewer entries than a group.
-                if group.raw() - one.raw() <= at.bits { all.with(group) } else { all }
+                let fits = |group: &PageShift| group.raw() - at.shift.raw() <= at.bits;
+                self.group(at.shift).filter(fits).map_or(all, |group| all.with(group))
             }
             _ => LeafSizes::NONE,
         }
@@ -336,10 +349,10 @@ impl IoFormat for Smmu {
                 if access.is_empty() {
                     return IoEntry::Absent;
                 }
-                let group = self.group(at.shift);
-                let grouped = leaf.flags.contains(LeafFlags::CONTIGUOUS)
-                    && self.leaf_sizes(at).contains(group);
-                let shift = if grouped { group } else { at.shift };
+                let sizes = self.leaf_sizes(at);
+                let hint = leaf.flags.contains(LeafFlags::CONTIGUOUS);
+                let group = self.group(at.shift).filter(|group| hint && sizes.contains(*group));
+                let shift = group.unwrap_or(at.shift);
                 let mut flags = IoFlags::empty();
                 let accessed = self.marks && leaf.flags.contains(LeafFlags::ACCESSED);
                 flags.set(IoFlags::ACCESSED, accessed);

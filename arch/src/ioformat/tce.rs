@@ -87,8 +87,12 @@ impl Tce {
     /// size of a table and of a page. 0 there closes the window.
     ///
     /// # Errors
-    /// [`EncodeError::Address`] if the table is not aligned to 4 KiB or lies above 60 bits.
+    /// [`EncodeError::Address`] if the table is not aligned to 4 KiB or lies above 60 bits;
+    /// [`EncodeError::Size`] for pages other than of 4 KiB, 64 KiB, 2 MiB and 1 GiB, which it does not have.
     pub fn window_entry(&self, table: PhysAddr) -> Result<u64, EncodeError> {
+        if !matches!(self.page.raw(), 12 | 16 | 21 | 30) {
+            return Err(EncodeError::Size { shift: self.page });
+        }
         if !table.is_aligned(PageShift::SIZE_4K) || table.raw() >> WINDOW_ADDRESS != 0 {
             return Err(EncodeError::Address { addr: table });
         }

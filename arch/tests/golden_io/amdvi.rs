@@ -99,8 +99,8 @@ fn device_table_entries() {
     assert_eq!(plain, Ok([0x6000_0000_0012_3603, 7, 0, 0]));
     let all = amd(6).with_marks(true).device_table_entry(addr, 0xffff, true);
     assert_eq!(all, Ok([0x6000_0000_0012_3d83, 0x1_0000_ffff, 0, 0]));
-    // Valid, and nothing to translate with.
-    assert_eq!(AmdVi::BLOCKED, [1, 0, 0, 0]);
+    // Valid, and nothing to translate with; interrupts are looked at (IV) and ended (IntCtl 0).
+    assert_eq!(AmdVi::BLOCKED, [1, 0, 1, 0]);
     let addr = PhysAddr::new(0x12_3800);
     assert_eq!(amd(3).device_table_entry(addr, 7, false), Err(EncodeError::Address { addr }));
 }

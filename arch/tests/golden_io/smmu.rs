@@ -94,6 +94,13 @@ fn groups_are_larger_leaves() {
             assert_eq!(f.decode(&at, raw), page, "{granule:?} {number}");
         }
     }
+    // A block of 512 GiB has no group.
+    let wide = Smmu::stage1(Granule::Size4K, 52, 52).unwrap();
+    let none = wide.leaf_sizes(&at(39, 9));
+    assert!(
+        none.contains(PageShift::new(39).unwrap())
+            && none.above(PageShift::new(39).unwrap()).is_none()
+    );
     let addr = PhysAddr::new(0x1000);
     assert_eq!(
         f.encode(&at(12, 9), 0, leaf(0x1000, 16, RW, NONE)),
@@ -143,6 +150,20 @@ fn contexts_and_streams() {
     let want = [0xd, 0x1000_0000_0000, 0x058d_7556_0000_0007, 0x4123_0000, 0, 0, 0, 0];
     assert_eq!(f.root(PhysAddr::new(0x4123_0000), 7), Ok(SmmuRoot::Stream(want)));
     assert_eq!(Smmu::BLOCKED, [1, 0, 0, 0, 0, 0, 0, 0]);
+    // More than 48 bits: DS in bit 186 of a context, S2DS in bit 195 of a stream; never with 64K.
+    let wide = |root: Result<SmmuRoot, _>| match root.unwrap() {
+        SmmuRoot::Context(words) => words[2],
+        SmmuRoot::Stream(words) => words[3],
+    };
+    let top = PhysAddr::new(0x4124_0000);
+    for (bits, host_bits) in [(48, 52), (52, 52)] {
+        let one = Smmu::stage1(Granule::Size4K, bits, host_bits).unwrap();
+        assert_eq!(wide(one.root(top, 1)), 1 << 58);
+        let two = Smmu::stage2(Granule::Size16K, bits, host_bits).unwrap();
+        assert_eq!(wide(two.root(top, 1)), 0x4124_0008);
+    }
+    let one = Smmu::stage1(Granule::Size64K, 52, 52).unwrap();
+    assert_eq!(wide(one.root(top, 1)), 0);
 }
 
 #[test]

@@ -106,6 +106,8 @@ fn the_window_entry_of_a_host_bridge() {
     assert_eq!(entry(tce(16, 31, 1), 0x4000_0000), Ok(0x0000_0004_0000_0705));
     assert_eq!(entry(tce(21, 40, 2), 0x1_2345_6000), Ok(0x0000_0012_3456_220a));
     assert_eq!(entry(tce(30, 47, 2), 0x1000), Ok(0x0000_0000_0001_2113));
+    let other = entry(tce(24, 40, 1), 0x1000);
+    assert_eq!(other, Err(EncodeError::Size { shift: shift(24) }));
     for table in [0x800, 1 << 60] {
         let addr = PhysAddr::new(table);
         assert_eq!(entry(tce(12, 31, 1), table), Err(EncodeError::Address { addr }));
