@@ -67,7 +67,7 @@ impl Target {
         self.runner
     }
 
-    /// `cargo SUBCOMMAND` for this target, with `rustflags` besides the target's own. The caller
+    /// `cargo SUBCOMMAND` (one word or several) for this target, with `rustflags` besides the target's own. The caller
     /// adds its arguments, and a target directory unless the default one will do.
     ///
     /// # Errors
@@ -145,11 +145,11 @@ impl Library {
 
 impl Way {
     fn cargo(self, subcommand: &str) -> Command {
-        match self {
-            Self::Installed => command("cargo", &[subcommand]),
-            Self::Nightly => command("rustup", &["run", "nightly", "cargo", subcommand]),
+        let mut cargo = match self {
+            Self::Installed => command("cargo", &[]),
+            Self::Nightly => command("rustup", &["run", "nightly", "cargo"]),
             Self::System => {
-                let mut cargo = command(&format!("{SYSTEM}/bin/cargo"), &[subcommand]);
+                let mut cargo = command(&format!("{SYSTEM}/bin/cargo"), &[]);
                 cargo.env("RUSTC_BOOTSTRAP", "1");
                 // Whatever runs `rustc` shall get the one that belongs to this cargo, not rustup's.
                 let mut path = OsString::from(format!("{SYSTEM}/bin:"));
@@ -157,7 +157,9 @@ impl Way {
                 cargo.env("PATH", path);
                 cargo
             }
-        }
+        };
+        cargo.args(subcommand.split(' '));
+        cargo
     }
 }
 
