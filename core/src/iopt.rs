@@ -93,9 +93,9 @@ pub enum IoptError {
         at: Iova,
     },
     /// The format does not translate the address, or addresses would wrap.
-    #[error("{at} is beyond what the tables translate")]
+    #[error("what begins at {at} goes beyond what the tables translate")]
     OutsideAperture {
-        /// The first device address that is.
+        /// The device address, or where the run or range begins that goes beyond.
         at: Iova,
     },
     /// Something is mapped there already.
@@ -216,28 +216,17 @@ impl<F: IoFormat> IoPageTable<F> {
         }
     }
 
-    /// Gives back the tables that map nothing, but for the top one.
-    ///
-    /// # Context
-    /// Any. Nobody else uses the tables, and everything that was unmapped has been flushed.
-    ///
-    /// # Errors
-    /// [`IoptError::Corrupt`]; what came before it was given back.
-    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Result<(), IoptError> {
-        tree::prune(&self.format, tables, &self.live, &self.root, tree::Prune::Empty).map(drop)
-    }
-
     /// Gives back all tables, whatever they map.
     ///
     /// # Context
     /// Any. No IOMMU uses the tables any more.
     ///
     /// # Errors
-    /// [`IoptError::Corrupt`]: what is behind a corrupt entry was not given back.
+    /// [`IoptError::Corrupt`]: what is behind a corrupt entry was not given back, everything else was.
     pub fn destroy<T: IoTables>(self, tables: &T) -> Result<(), IoptError> {
-        let pruned = tree::prune(&self.format, tables, &self.live, &self.root, tree::Prune::All);
-        tables.free(self.root.base, self.root.bytes());
-        pruned.map(drop)
+        let result = tree::destroy(&self.format, tables, &self.live, &self.root);
+        tree::release(tables, &self.live, &self.root);
+        result
     }
 }
 

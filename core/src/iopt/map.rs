@@ -19,16 +19,19 @@ struct Grant {
 
 impl<F: IoFormat> IoPageTable<F> {
     /// Maps runs of memory one behind the other, from `start` on, with the largest leaves that the
-    /// format has and a run allows. All of them or none: after an error nothing of them is mapped. Tables that
-    /// were made for them stay, empty, until [`trim`](Self::trim) or the range is unmapped.
+    /// format has and a run allows. All of them or none: after an error nothing of them is mapped. But a
+    /// device may have used what was mapped until then: after [`IoptError::Mapped`],
+    /// [`IoptError::NoMemory`] and [`IoptError::Corrupt`] flush from `start` on before the memory is
+    /// released. Tables that were made stay, empty, until [`trim`](Self::trim) or the range is unmapped.
     ///
     /// # Context
     /// Any. Nobody else maps or unmaps the same range. The IOMMU may have to be told of new mappings, too
     /// (caching mode); that is up to the caller.
     ///
     /// # Errors
-    /// [`IoptError::Unaligned`], [`IoptError::OutsideAperture`] and [`IoptError::Encode`] before anything is
-    /// written; [`IoptError::Mapped`], [`IoptError::NoMemory`], [`IoptError::Corrupt`].
+    /// [`IoptError::Unaligned`], [`IoptError::OutsideAperture`], and [`IoptError::Encode`] for memory or an
+    /// access that the format cannot say: before anything is written. [`IoptError::Mapped`],
+    /// [`IoptError::NoMemory`], [`IoptError::Corrupt`]; [`IoptError::Encode`] for a table that the host gave.
     pub fn map<T: IoTables>(
         &self,
         tables: &T,
@@ -111,6 +114,9 @@ impl<F: IoFormat> IoPageTable<F> {
             let here = Iova::new(*at);
             match tree::entry(&self.format, &level.table, &level.view, here)? {
                 IoEntry::Table(next, _) => {
+                    // Whoever wrote it may not have come to say so yet, and what is mapped behind it
+                    // must be found when this returns.
+                    tables.written(tree::word_at(&level.table, here), 8);
                     tree::descend(path, tables, next, *at)?;
                     continue;
                 }

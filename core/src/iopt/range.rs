@@ -28,6 +28,9 @@ pub enum IovaRangeError {
 }
 
 impl IovaRange {
+    /// Every address there is.
+    pub const ALL: Self = Self { start: Iova::new(0), last: Iova::new(u64::MAX) };
+
     /// `bytes` bytes from `start` on.
     ///
     /// # Errors

@@ -95,7 +95,12 @@ pub(super) fn allocate<'m, F: IoFormat, T: IoTables>(
     let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
     let base = tables.allocate(shape.bytes()).ok_or(IoptError::NoMemory)?;
     let table = IoTable { base, ..shape };
-    let view = match view(tables, &table, at) {
+    let found = view(tables, &table, at);
+    // Address 0 ends the lists of tables that were taken out.
+    let found = found.and_then(|view| {
+        if base.raw() == 0 { Err(IoptError::Corrupt { at, raw: 0 }) } else { Ok(view) }
+    });
+    let view = match found {
         Ok(view) => view,
         Err(error) => {
             tables.free(base, shape.bytes());
@@ -160,46 +165,146 @@ pub(super) fn word_at(table: &IoTable, at: Iova) -> PhysAddr {
     PhysAddr::new(table.base.raw().wrapping_add(u64::from(table.index(at)) * 8))
 }
 
-/// Which tables are given back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Prune {
-    /// Those that map nothing.
-    Empty,
-    /// All of them.
-    All,
+/// Tables that nothing points to any more, by their level, each naming the next in its first entry; 0
+/// ends a list. An IOMMU may still walk them: an absent entry can hold an address and stay absent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Detached([u64; MAX_IO_LEVELS]);
+
+impl Detached {
+    /// Takes a table of a level in, whose entries are all absent.
+    pub(super) fn add<F: IoFormat>(
+        &mut self,
+        format: &F,
+        level: usize,
+        table: &IoTable,
+        view: &TableView<'_>,
+    ) -> Result<(), IoptError> {
+        let at = Iova::new(0);
+        let absent = format.encode(table, 0, IoEntry::Absent);
+        let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
+        let corrupt = IoptError::Corrupt { at, raw: table.base.raw() };
+        let list = self.0.get_mut(level).ok_or(corrupt)?;
+        view.store(0, in_memory(format, absent | *list));
+        *list = table.base.raw();
+        Ok(())
+    }
+
+    /// Gives them back. A list ends where somebody has written to a table of it.
+    pub(super) fn release<F: IoFormat, T: IoTables>(
+        self,
+        format: &F,
+        tables: &T,
+        live: &Word,
+        root: IoTable,
+    ) -> Result<(), IoptError> {
+        let (mut shape, mut result) = (root, Ok(()));
+        for list in self.0.into_iter().skip(1) {
+            let Some(below) = format.below(&shape, PhysAddr::new(0)) else { break };
+            shape = below;
+            let mut next = list;
+            while next != 0 {
+                let table = IoTable { base: PhysAddr::new(next), ..shape };
+                match following(format, tables, &table) {
+                    Ok(following) => next = following,
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
+                }
+                release(tables, live, &table);
+            }
+        }
+        result
+    }
 }
 
-/// Gives back tables below `table`; whether nothing is left in it.
-pub(super) fn prune<F: IoFormat, T: IoTables>(
+/// The table that comes behind one in its list.
+fn following<F: IoFormat, T: IoTables>(
+    format: &F,
+    tables: &T,
+    table: &IoTable,
+) -> Result<u64, IoptError> {
+    let at = Iova::new(0);
+    let absent = format.encode(table, 0, IoEntry::Absent);
+    let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
+    let note = in_memory(format, view(tables, table, at)?.load(0).unwrap_or(0));
+    match format.decode(table, note) {
+        IoEntry::Absent => Ok(note & !absent),
+        _ => Err(IoptError::Corrupt { at, raw: note }),
+    }
+}
+
+/// Takes the tables below `table` out that map nothing; whether nothing is left in it. What is
+/// corrupt stays.
+pub(super) fn trim<F: IoFormat, T: IoTables>(
+    format: &F,
+    tables: &T,
+    table: &IoTable,
+    level: usize,
+    detached: &mut Detached,
+) -> bool {
+    let start = Iova::new(0);
+    let (Ok(own), Ok(absent)) =
+        (view(tables, table, start), format.encode(table, 0, IoEntry::Absent))
+    else {
+        return false;
+    };
+    let mut empty = true;
+    for place in 0..own.len() {
+        let raw = in_memory(format, own.load(place).unwrap_or(0));
+        let next = match format.decode(table, raw) {
+            IoEntry::Absent => continue,
+            // Each step down is to a smaller table, so this ends.
+            IoEntry::Table(next, _) if next.shift < table.shift => next,
+            _ => {
+                empty = false;
+                continue;
+            }
+        };
+        let below = level.saturating_add(1);
+        if !trim(format, tables, &next, below, detached) {
+            empty = false;
+            continue;
+        }
+        own.store(place, in_memory(format, absent));
+        tables.written(PhysAddr::new(table.base.raw().wrapping_add(place as u64 * 8)), 8);
+        let kept = view(tables, &next, start).map(|view| detached.add(format, below, &next, &view));
+        debug_assert!(kept.is_ok_and(|added| added.is_ok()), "its entries were read just now");
+    }
+    empty
+}
+
+/// Gives back all tables below `table`. The first error comes last: what is behind a corrupt entry is
+/// not found.
+pub(super) fn destroy<F: IoFormat, T: IoTables>(
     format: &F,
     tables: &T,
     live: &Word,
     table: &IoTable,
-    which: Prune,
-) -> Result<bool, IoptError> {
-    let nowhere = Iova::new(0);
-    let view = view(tables, table, nowhere)?;
-    let absent = format.encode(table, 0, IoEntry::Absent);
-    let absent = absent.map_err(|why| IoptError::Encode { at: nowhere, why })?;
-    let mut empty = true;
+) -> Result<(), IoptError> {
+    let at = Iova::new(0);
+    let view = view(tables, table, at)?;
+    let mut result = Ok(());
     for place in 0..view.len() {
         let raw = in_memory(format, view.load(place).unwrap_or(0));
-        match format.decode(table, raw) {
-            IoEntry::Absent => {}
-            // Each step down is to a smaller table, so this ends.
-            IoEntry::Table(next, _) if next.shift < table.shift => {
-                if prune(format, tables, live, &next, which)? || which == Prune::All {
-                    view.store(place, in_memory(format, absent));
-                    release(tables, live, &next);
-                } else {
-                    empty = false;
-                }
-            }
-            IoEntry::Leaf(_) => empty = false,
+        let next = match format.decode(table, raw) {
+            IoEntry::Absent | IoEntry::Leaf(_) => continue,
+            IoEntry::Table(next, _) if next.shift < table.shift => next,
             IoEntry::Table(..) | IoEntry::Malformed => {
-                return Err(IoptError::Corrupt { at: nowhere, raw });
+                result = result.and(Err(IoptError::Corrupt { at, raw }));
+                continue;
+            }
+        };
+        match destroy(format, tables, live, &next) {
+            // Not a table of ours: it was not given out.
+            Err(error @ IoptError::Corrupt { raw, .. }) if raw == next.base.raw() => {
+                result = result.and(Err(error));
+            }
+            below => {
+                result = result.and(below);
+                release(tables, live, &next);
             }
         }
     }
-    Ok(empty)
+    result
 }

@@ -1,15 +1,15 @@
 //! Taking memory away from a device, a buffer at a time.
 
 use pinfold_arch::addr::index;
-use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{IoEntry, IoFormat, IoLeaf, Iova, PhysAddr};
 
-use super::tree::{self, Level, Path};
+use super::tree::{self, Detached, Level, Path};
 use super::{IoPageTable, IoRun, IoptError, IovaRange};
 use crate::host::IoTables;
 use crate::sync::Ordering;
 
-/// A range on its way out; made by [`IoPageTable::unmap`].
+/// A range on its way out; made by [`IoPageTable::unmap`]. All of it, also what was taken out already,
+/// belongs to this value until [`step`](Self::step) says that nothing is left: nobody maps anything there.
 #[derive(Debug)]
 #[must_use = "nothing is unmapped before `step` is called"]
 pub struct Unmap<'t, F> {
@@ -28,9 +28,7 @@ pub struct Unmap<'t, F> {
 pub struct Unmapped<'t, F> {
     table: &'t IoPageTable<F>,
     range: IovaRange,
-    /// Tables that nothing points to any more, by their level, each naming the next in its first
-    /// entry; 0 ends the list.
-    detached: [u64; MAX_IO_LEVELS],
+    detached: Detached,
 }
 
 impl<F: IoFormat> IoPageTable<F> {
@@ -67,14 +65,29 @@ impl<F: IoFormat> IoPageTable<F> {
     }
 }
 
+impl<F: IoFormat> IoPageTable<F> {
+    /// Takes the tables out that map nothing, but for the top one. What is corrupt stays.
+    ///
+    /// # Context
+    /// Any. Nobody else maps or unmaps meanwhile.
+    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Unmapped<'_, F> {
+        let mut detached = Detached::default();
+        tree::trim(&self.format, tables, &self.root, 0, &mut detached);
+        let all = self.format.last().raw().wrapping_add(1);
+        let start = Iova::new(0);
+        // All 2^64 addresses are one more byte than a length can be.
+        let range = IovaRange::new(start, all).unwrap_or(IovaRange::ALL);
+        Unmapped { table: self, range, detached }
+    }
+}
+
 impl<'t, F: IoFormat> Unmap<'t, F> {
     /// Unmaps as much of what is left as fits `runs`, which is emptied before: the memory that was mapped, in
     /// order of device addresses, with neighbours joined. `None` when nothing is left.
     ///
     /// # Errors
-    /// [`IoptError::NoBuffer`] for a buffer without room; nothing has changed. [`IoptError::Corrupt`]: what was
-    /// unmapped in this call is in `runs`, and in no tables any more; it must be flushed like the
-    /// rest.
+    /// [`IoptError::NoBuffer`] for a buffer without room, [`IoptError::Corrupt`]. Nothing has changed: what
+    /// comes before a corrupt entry was handed out by the call before.
     pub fn step<T: IoTables>(
         &mut self,
         tables: &T,
@@ -85,27 +98,44 @@ impl<'t, F: IoFormat> Unmap<'t, F> {
         if runs.capacity() == 0 {
             return Err(IoptError::NoBuffer);
         }
+        let (mut at, mut detached) = (from, Detached::default());
+        self.at = match self.take_out(tables, runs, &mut at, &mut detached) {
+            Ok(Taken::All) => None,
+            Ok(Taken::AsMuchAsFits) => Some(at),
+            Err(error) if at == from => return Err(error),
+            // It comes again in the next call, and what was taken out is flushed first.
+            Err(_) => Some(at),
+        };
+        let last = self.at.map_or(self.range.last().raw(), |at| at.wrapping_sub(1));
+        let bytes = last.wrapping_sub(from).wrapping_add(1);
+        let range = IovaRange::new(Iova::new(from), bytes).unwrap_or(self.range);
+        Ok(Some(Unmapped { table: self.table, range, detached }))
+    }
+
+    /// Takes out what comes from `at` on, which goes with it.
+    fn take_out<T: IoTables>(
+        &self,
+        tables: &T,
+        runs: &mut heapless::vec::VecView<IoRun>,
+        at: &mut u64,
+        detached: &mut Detached,
+    ) -> Result<Taken, IoptError> {
         let format = &self.table.format;
-        let mut detached = [0; MAX_IO_LEVELS];
         let mut path = Path::new();
-        tree::descend(&mut path, tables, self.table.root, from)?;
-        let mut at = from;
-        let mut full = false;
+        tree::descend(&mut path, tables, self.table.root, *at)?;
         while let Some(level) = path.last().copied() {
-            let (first, last) = level.entry_at(at);
-            let next = match tree::entry(format, &level.table, &level.view, Iova::new(at))? {
+            let (first, last) = level.entry_at(*at);
+            let next = match tree::entry(format, &level.table, &level.view, Iova::new(*at))? {
                 IoEntry::Table(next, _) => {
-                    tree::descend(&mut path, tables, next, at)?;
+                    tree::descend(&mut path, tables, next, *at)?;
                     continue;
                 }
                 IoEntry::Leaf(leaf) => {
-                    let last = first | leaf.shift.mask();
                     if !join(runs, leaf) {
-                        full = true;
-                        break;
+                        return Ok(Taken::AsMuchAsFits);
                     }
-                    self.clear(tables, &level, at, leaf)?;
-                    last
+                    self.clear(tables, &level, *at, leaf)?;
+                    first | leaf.shift.mask()
                 }
                 IoEntry::Absent | IoEntry::Malformed => last,
             };
@@ -116,18 +146,14 @@ impl<'t, F: IoFormat> Unmap<'t, F> {
                 && path.last().is_some_and(|level| behind.is_none() || end > level.last())
             {
                 let Some(below) = path.pop() else { break };
-                self.detach(tables, &path, &below, &mut detached)?;
+                self.detach(tables, &path, &below, detached)?;
             }
             match behind {
-                Some(behind) => at = behind,
+                Some(behind) => *at = behind,
                 None => break,
             }
         }
-        self.at = full.then_some(at);
-        let last = if full { Iova::new(at.wrapping_sub(1)) } else { self.range.last() };
-        let bytes = last.raw().wrapping_sub(from).wrapping_add(1);
-        let range = IovaRange::new(Iova::new(from), bytes).unwrap_or(self.range);
-        Ok(Some(Unmapped { table: self.table, range, detached }))
+        Ok(Taken::All)
     }
 
     /// Takes the entries of one leaf out.
@@ -156,25 +182,26 @@ impl<'t, F: IoFormat> Unmap<'t, F> {
         tables: &T,
         path: &Path<'_>,
         below: &Level<'_>,
-        detached: &mut [u64; MAX_IO_LEVELS],
+        detached: &mut Detached,
     ) -> Result<(), IoptError> {
         let (start, last) = (Iova::new(below.start), Iova::new(below.last()));
         let (Some(above), true) = (path.last(), self.range.covers(start, last)) else {
             return Ok(());
         };
         let format = &self.table.format;
-        let wrong = |why| IoptError::Encode { at: start, why };
-        let absent = |table| format.encode(table, 0, IoEntry::Absent).map_err(wrong);
+        let absent = format.encode(&above.table, 0, IoEntry::Absent);
+        let absent = absent.map_err(|why| IoptError::Encode { at: start, why })?;
         let place = index(u64::from(above.table.index(start)));
-        above.view.swap(place, tree::in_memory(format, absent(&above.table)?));
+        above.view.swap(place, tree::in_memory(format, absent));
         tables.written(tree::word_at(&above.table, start), 8);
-        // The IOMMU may still walk it: an absent entry can hold an address and stay absent.
-        let Some(list) = detached.get_mut(path.len()) else { return Ok(()) };
-        let note = absent(&below.table)? | *list;
-        below.view.store(0, tree::in_memory(format, note));
-        *list = below.table.base.raw();
-        Ok(())
+        detached.add(format, path.len(), &below.table, &below.view)
     }
+}
+
+/// How far a step has come.
+enum Taken {
+    All,
+    AsMuchAsFits,
 }
 
 /// Adds a page to the runs; `false` if it does not fit.
@@ -204,29 +231,10 @@ impl<F: IoFormat> Unmapped<'_, F> {
     /// Any.
     ///
     /// # Errors
-    /// [`IoptError::Corrupt`] if somebody wrote to a table that was taken out: it and those behind it in the
-    /// list are not given back.
+    /// [`IoptError::Corrupt`] if somebody wrote to a table that was taken out: it, and of its level what was
+    /// taken out before it, is not given back.
     pub fn flushed<T: IoTables>(self, tables: &T) -> Result<(), IoptError> {
-        let format = &self.table.format;
-        let mut shape = self.table.root;
-        for list in self.detached.into_iter().skip(1) {
-            let Some(below) = format.below(&shape, PhysAddr::new(0)) else { break };
-            shape = below;
-            let mut next = list;
-            while next != 0 {
-                let table = pinfold_arch::IoTable { base: PhysAddr::new(next), ..shape };
-                let at = self.range.start();
-                let view = super::view(tables, &table, at)?;
-                let note = tree::in_memory(format, view.load(0).unwrap_or(0));
-                let absent = format.encode(&shape, 0, IoEntry::Absent);
-                let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
-                if format.decode(&table, note) != IoEntry::Absent {
-                    return Err(IoptError::Corrupt { at, raw: note });
-                }
-                tree::release(tables, &self.table.live, &table);
-                next = note & !absent;
-            }
-        }
-        Ok(())
+        let IoPageTable { format, root, live } = self.table;
+        self.detached.release(format, tables, live, *root)
     }
 }

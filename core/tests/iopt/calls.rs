@@ -178,3 +178,67 @@ fn corrupt_tables_are_an_error() {
     }
     assert!(matches!(table.destroy(&memory), Err(IoptError::Corrupt { .. })));
 }
+
+/// What comes before a corrupt entry is handed out, with the tables that held it; then comes the error.
+#[test]
+fn what_stands_before_a_corrupt_entry_comes_out() {
+    use pinfold::host::PhysMem;
+    let (table, memory) = made(Vtd::new(3, 46).unwrap());
+    for at in [0x1000, 0x20_0000, 0x40_0000] {
+        table.map(&memory, Iova::new(at), &[run(at, 0x1000)], RW, NONE).unwrap();
+    }
+    assert_eq!(memory.used(), 5);
+    // The table of the second 2 MiB: a reserved bit.
+    let top = memory.table(table.root().base, 512).unwrap();
+    let below = u64::from_le(top.load(0).unwrap()) & !0xfff;
+    let middle = memory.table(PhysAddr::new(below), 512).unwrap();
+    let good = middle.swap(1, (1_u64 << 62 | 3).to_le()).unwrap();
+    let range = IovaRange::new(Iova::new(0), 0x4000_0000).unwrap();
+    let mut unmap = table.unmap(&memory, range).unwrap();
+    let mut runs = heapless::Vec::<IoRun, 8>::new();
+    let step = unmap.step(&memory, &mut runs).unwrap().unwrap();
+    assert_eq!((step.range().start(), step.range().last()), (Iova::new(0), Iova::new(0x1f_ffff)));
+    step.flushed(&memory).unwrap();
+    assert_eq!(runs, [run(0x1000, 0x1000)]);
+    assert_eq!(memory.used(), 4);
+    let again = unmap.step(&memory, &mut runs).err();
+    assert!(matches!(again, Some(IoptError::Corrupt { .. })), "{again:?}");
+    // Mended, it goes on from there.
+    middle.store(1, good).unwrap();
+    unmap.step(&memory, &mut runs).unwrap().unwrap().flushed(&memory).unwrap();
+    assert_eq!(runs, [run(0x20_0000, 0x1000), run(0x40_0000, 0x1000)]);
+    assert_eq!(memory.used(), 1);
+}
+
+/// Whatever is behind one corrupt entry is lost; nothing else is.
+#[test]
+fn one_corrupt_entry_does_not_keep_the_others() {
+    use pinfold::host::PhysMem;
+    let (table, memory) = made(Vtd::new(4, 46).unwrap());
+    for at in 0..4_u64 {
+        table.map(&memory, Iova::new(at << 39), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
+    }
+    assert_eq!(memory.used(), 13);
+    let top = memory.table(table.root().base, 512).unwrap();
+    top.store(1, (1_u64 << 62 | 3).to_le()).unwrap();
+    assert!(matches!(table.destroy(&memory), Err(IoptError::Corrupt { .. })));
+    assert_eq!(memory.used(), 3, "those behind the entry");
+}
+
+/// The IOMMU may hold on to a table that was trimmed until it is flushed; and each word that changed
+/// was said to be written.
+#[test]
+fn trimmed_tables_go_back_behind_the_flush() {
+    let (mut table, memory) = made(Vtd::new(3, 46).unwrap());
+    table.map(&memory, Iova::new(0x1000), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
+    let range = IovaRange::new(Iova::new(0x1000), 0x1000).unwrap();
+    let mut runs = heapless::Vec::<IoRun, 8>::new();
+    let mut unmap = table.unmap(&memory, range).unwrap();
+    unmap.step(&memory, &mut runs).unwrap().unwrap().flushed(&memory).unwrap();
+    let (writes, bytes) = memory.written();
+    let trimmed = table.trim(&memory);
+    assert_eq!(memory.used(), 3);
+    assert_eq!(memory.written(), (writes + 2, bytes + 16), "two links");
+    trimmed.flushed(&memory).unwrap();
+    assert_eq!(memory.used(), 1);
+}

@@ -80,7 +80,7 @@ impl World {
         match op {
             Op::Map(at, runs, write) => self.map(*at, runs, *write),
             Op::Unmap(at, units, many) => self.unmap(*at, (*units).min(UNITS - at), *many),
-            Op::Trim => self.table.trim(&self.memory).unwrap(),
+            Op::Trim => self.table.trim(&self.memory).flushed(&self.memory).unwrap(),
         }
     }
 
@@ -204,7 +204,7 @@ proptest! {
         world.unmap(0, UNITS, true);
         assert!(world.model.is_empty());
         world.check();
-        world.table.trim(&world.memory).unwrap();
+        world.table.trim(&world.memory).flushed(&world.memory).unwrap();
         assert_eq!(world.memory.used(), 1, "the top table alone");
         world.table.destroy(&world.memory).unwrap();
         assert_eq!(world.memory.used(), 0);
