@@ -14,7 +14,7 @@ use pinfold::{
     Access, AddrRange, AddressSpace, Dirtied, Engine, Order, PageCount, PageFormat, PageShift, Pfn,
     PhysAddr, PinRequest, PinTable, Rights, Table, VirtAddr,
 };
-use pinfold_arch::{EncodeError, Entry, Leaf, LeafFlags};
+use pinfold_arch::{EncodeError, Entry, Leaf};
 
 const PFN: Pfn = Pfn::new(1);
 const BASE: PageShift = PageShift::SIZE_4K;
@@ -47,7 +47,7 @@ impl PageFormat for Tiny {
         let mut rights = Rights::READ | Rights::USER;
         rights.set(Rights::WRITE, raw & WRITE != 0);
         let addr = PhysAddr::new(raw & !0xfff);
-        Entry::Leaf(Leaf { addr, shift: at.shift, rights, flags: LeafFlags::empty(), memory: 0 })
+        Entry::Leaf(Leaf::new(addr, at.shift, rights))
     }
     fn encode(&self, _: &Table, _: Entry) -> Result<u64, EncodeError> {
         Err(EncodeError::Malformed)
