@@ -56,7 +56,7 @@ pub(crate) const HOSTED: &[Tier] = &[
 
 /// What `test all` adds.
 pub(crate) const EXTRA: &[Tier] = &[
-    Tier::new("model", "a million calls in random scripts", "4", &[], extra::model),
+    Tier::new("model", "a million calls in random scripts", "5", &[], extra::model),
     Tier::new("loom", "every interleaving of the small races", "1", &[], extra::loom),
     Tier::new(
         "c",
@@ -74,7 +74,7 @@ pub(crate) const EXTRA: &[Tier] = &[
     ),
     Tier::new(
         "fuzz",
-        "each fuzz target for 20000 runs",
+        "each fuzz target for 5000 runs",
         "4",
         &[&need::NIGHTLY, &need::CARGO_FUZZ, &need::CXX],
         extra::fuzz,
@@ -95,9 +95,9 @@ pub(crate) const EXTRA: &[Tier] = &[
     Tier::new("capture:powerpc64le", "the same on POWER", "0.5", need::CAPTURE_POWERPC64LE, || {
         extra::capture(&arch::POWERPC64LE, None)
     }),
-    Tier::new("s390x", "the tests on a big-endian CPU", "5", need::S390X, foreign::s390x),
-    Tier::new("powerpc64le", "the tests on POWER", "5", need::POWERPC64LE, foreign::powerpc64le),
-    Tier::new("aarch64", "the tests on Arm", "5", need::AARCH64, foreign::aarch64),
+    Tier::new("s390x", "the tests on a big-endian CPU", "9", need::S390X, foreign::s390x),
+    Tier::new("powerpc64le", "the tests on POWER", "9", need::POWERPC64LE, foreign::powerpc64le),
+    Tier::new("aarch64", "the tests on Arm", "9", need::AARCH64, foreign::aarch64),
     Tier::new("deny", "licences, bans, sources", "0.1", &[&need::CARGO_DENY], extra::deny),
     Tier::new("package", "what would be published builds", "1", &[], extra::package),
     Tier::new("bench", "the benches run, briefly", "1", &[], extra::bench),

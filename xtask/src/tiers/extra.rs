@@ -73,7 +73,7 @@ pub(super) fn fuzz() -> Outcome {
         let corpus = scratch_corpus(&target).map_err(failed("corpus"))?;
         let mut run = command("rustup", &["run", "nightly", "cargo", "fuzz", "run"]);
         run.args(["--target-dir", "target/fuzz", &target]).arg(&corpus);
-        run.args(["--", "-runs=20000", "-max_total_time=120", "-timeout=20", "-max_len=4096"]);
+        run.args(["--", "-runs=5000", "-max_total_time=60", "-timeout=20", "-max_len=4096"]);
         check(run, Show::OnFailure)?;
     }
     Ok(Counts::default())
