@@ -20,6 +20,7 @@ usage: cargo xtask COMMAND
 
   test                  the hosted tiers: stable Rust only, installs nothing, under five minutes
   test all              every tier; one whose tool is missing is skipped and says so
+  test rest             the same without those of plain `test`
   test TIER [TIER...]   these tiers only
   test --list           the tiers, what each needs and how long it takes
   setup [--yes]         what the other tiers need; installs packages and cargo tools that are missing, after asking

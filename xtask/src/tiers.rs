@@ -139,6 +139,7 @@ fn choose<'a>(args: &[&'a str]) -> Result<Vec<&'static Tier>, Choice<'a>> {
     match args {
         [] => Ok(HOSTED.iter().collect()),
         ["all"] => Ok(every().collect()),
+        ["rest"] => Ok(EXTRA.iter().collect()),
         ["--list"] => Err(Choice::List),
         names => {
             let mut chosen = Vec::new();
@@ -181,6 +182,7 @@ mod tests {
         assert!(names(&[]).contains(&"clippy"));
         assert!(!names(&[]).contains(&"fuzz"));
         assert_eq!(names(&["all"]).len(), HOSTED.len() + EXTRA.len());
+        assert_eq!([names(&[]), names(&["rest"])].concat(), names(&["all"]));
     }
 
     #[test]
