@@ -96,8 +96,8 @@ pub(crate) const EXTRA: &[Tier] = &[
         extra::capture(&arch::POWERPC64LE, None)
     }),
     Tier::new("s390x", "the tests on a big-endian CPU", "9", need::S390X, foreign::s390x),
-    Tier::new("powerpc64le", "the tests on POWER", "9", need::POWERPC64LE, foreign::powerpc64le),
-    Tier::new("aarch64", "the tests on Arm", "9", need::AARCH64, foreign::aarch64),
+    Tier::new("powerpc64le", "the tests on POWER", "6", need::POWERPC64LE, foreign::powerpc64le),
+    Tier::new("aarch64", "the tests on Arm", "6", need::AARCH64, foreign::aarch64),
     Tier::new("deny", "licences, bans, sources", "0.1", &[&need::CARGO_DENY], extra::deny),
     Tier::new("package", "what would be published builds", "1", &[], extra::package),
     Tier::new("bench", "the benches run, briefly", "1", &[], extra::bench),
