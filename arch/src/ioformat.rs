@@ -170,6 +170,18 @@ pub trait IoFormat: Copy {
     /// The top table with entry 0 at `base`, which is not checked.
     fn top(&self, base: PhysAddr) -> IoTable;
 
+    /// How many levels of tables there are.
+    fn levels(&self) -> u8;
+
+    /// The same format with so many levels, where it can have them; with as many as it has, always.
+    ///
+    /// The lower tables stay what they are, in shape and in meaning: behind entry 0 of a taller one's top
+    /// table, through as many tables as it has more, stands the top table of this one. The default is
+    /// for formats whose windows have one size.
+    fn with_levels(&self, levels: u8) -> Option<Self> {
+        (levels == self.levels()).then_some(*self)
+    }
+
     /// The table with entry 0 at `base` that an entry of `at` can point to; `None` where entries of
     /// `at` point to none.
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable>;
@@ -198,6 +210,13 @@ pub trait IoFormat: Copy {
 
     /// The bits that a device's accesses set in a leaf by themselves.
     fn volatile_bits(&self) -> u64;
+
+    /// Whether a leaf in use that takes one entry may give way, in one store, to a table of smaller
+    /// leaves that say the same: devices go on using it, and find the one or the other. False, the
+    /// default, is always right.
+    fn splits(&self) -> bool {
+        false
+    }
 }
 
 /// What two bits of an entry grant.

@@ -24,7 +24,7 @@ fn formats() -> Vec<AnyIoFormat> {
         Smmu::stage1(Granule::Size4K, 48, 44).unwrap().into(),
         Smmu::stage1(Granule::Size16K, 47, 48).unwrap().with_marks(true).into(),
         Smmu::stage1(Granule::Size64K, 52, 52).unwrap().into(),
-        Smmu::stage2(Granule::Size4K, 40, 44).unwrap().with_marks(true).into(),
+        Smmu::stage2(Granule::Size4K, 40, 44).unwrap().with_marks(true).with_bbml2(true).into(),
         Smmu::stage2(Granule::Size64K, 48, 48).unwrap().into(),
         Zpci::new(2).unwrap().into(),
         Zpci::new(3).unwrap().into(),
@@ -135,6 +135,24 @@ proptest! {
         }
     }
 
+    /// Tables under a taller top are read and written as they were before.
+    #[test]
+    fn entries_do_not_depend_on_the_levels_above(
+        (format, at) in format_and_table(),
+        levels in 0..8_u8,
+        raw in raw(),
+        index in any::<u32>(),
+    ) {
+        let Some(other) = format.with_levels(levels) else { return Ok(()) };
+        let entry = format.decode(&at, raw);
+        prop_assert_eq!(other.decode(&at, raw), entry);
+        prop_assert_eq!(other.encode(&at, index, entry), format.encode(&at, index, entry));
+        prop_assert_eq!(other.below(&at, at.base), format.below(&at, at.base));
+        prop_assert_eq!(other.leaf_sizes(&at), format.leaf_sizes(&at));
+        prop_assert_eq!(other.address_bits(&at), format.address_bits(&at));
+        prop_assert_eq!(other.with_levels(format.levels()), Some(format));
+    }
+
     /// What devices set by themselves changes marks and nothing else.
     #[test]
     fn volatile_bits_are_only_marks((format, at) in format_and_table(), raw in raw()) {
@@ -178,10 +196,46 @@ fn sizes_above_and_at_most() {
 }
 
 #[test]
+fn a_taller_tree_has_the_shorter_one_behind_its_first_entries() {
+    for format in formats() {
+        assert_eq!(format.with_levels(format.levels()), Some(format));
+        let all: Vec<_> = (0..=u8::MAX).filter_map(|levels| format.with_levels(levels)).collect();
+        let levels: Vec<_> = all.iter().map(AnyIoFormat::levels).collect();
+        let want = match format {
+            AnyIoFormat::AmdVi(_) => vec![1, 2, 3, 4, 5, 6],
+            AnyIoFormat::Vtd(_) => vec![3, 4, 5],
+            AnyIoFormat::Zpci(_) => vec![2, 3, 4, 5],
+            _ => vec![format.levels()],
+        };
+        assert_eq!(levels, want, "{format:?}");
+        for pair in all.windows(2) {
+            let base = PhysAddr::new(0x10_0000_0000);
+            let (short, tall) = (pair[0].top(base), pair[1].top(base));
+            assert_eq!(pair[1].below(&tall, base), Some(short), "{format:?}");
+            assert!(pair[0].last() < pair[1].last(), "{format:?}");
+            assert_eq!(tall.index(pair[0].last()), 0, "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn only_what_has_leaves_of_several_sizes_splits_them() {
+    for format in formats() {
+        let sizes =
+            tables(&format).iter().filter(|at| format.leaf_sizes(at) != LeafSizes::NONE).count();
+        assert!(!format.splits() || sizes > 1 || format.levels() == 1, "{format:?}");
+    }
+    let smmu = Smmu::stage1(Granule::Size4K, 48, 44).unwrap();
+    assert!(!smmu.splits() && smmu.with_bbml2(true).splits());
+    assert!(Vtd::new(4, 46).unwrap().splits() && AmdVi::new(4).unwrap().splits());
+}
+
+#[test]
 fn every_format_reaches_its_base_page_in_few_levels() {
     for format in formats() {
         let tables = tables(&format);
         assert!(tables.len() <= MAX_IO_LEVELS, "{format:?}");
+        assert_eq!(tables.len(), usize::from(format.levels()), "{format:?}");
         assert_eq!(tables[tables.len() - 1].shift, format.base(), "{format:?}");
         for pair in tables.windows(2) {
             assert_eq!(pair[0].shift.raw(), pair[1].shift.raw() + pair[1].bits, "{format:?}");

@@ -33,7 +33,8 @@ const COHERENT: u64 = 1 << 60;
 const READ: u64 = 1 << 61;
 const WRITE: u64 = 1 << 62;
 const INDEX_BITS: u8 = 9;
-const MAX_LEVELS: u8 = 6;
+/// Levels that exist.
+const LEVELS: core::ops::RangeInclusive<u8> = 1..=6;
 /// In a device table entry.
 const VALID: u64 = 1 << 0;
 const TRANSLATION_VALID: u64 = 1 << 1;
@@ -57,7 +58,7 @@ impl AmdVi {
     /// # Errors
     /// [`FormatError::Levels`].
     pub const fn new(levels: u8) -> Result<Self, FormatError> {
-        if levels == 0 || levels > MAX_LEVELS {
+        if levels < *LEVELS.start() || levels > *LEVELS.end() {
             return Err(FormatError::Levels { levels });
         }
         Ok(Self { levels, marks: false })
@@ -103,8 +104,8 @@ impl AmdVi {
 /// The level of a table, 1 for the last.
 fn level(at: &IoTable) -> Option<u8> {
     let above = at.shift.raw().checked_sub(12)?;
-    (above.is_multiple_of(INDEX_BITS) && above / INDEX_BITS < MAX_LEVELS)
-        .then_some(above / INDEX_BITS + 1)
+    let level = above / INDEX_BITS + 1;
+    (above.is_multiple_of(INDEX_BITS) && LEVELS.contains(&level)).then_some(level)
 }
 
 fn encode_addr(addr: PhysAddr, shift: PageShift) -> Result<u64, EncodeError> {
@@ -142,6 +143,14 @@ impl IoFormat for AmdVi {
     fn top(&self, base: PhysAddr) -> IoTable {
         let shift = PageShift::new(12 + INDEX_BITS * (self.levels - 1));
         IoTable { base, shift: shift.unwrap_or(PageShift::SIZE_4K), bits: INDEX_BITS }
+    }
+
+    fn levels(&self) -> u8 {
+        self.levels
+    }
+
+    fn with_levels(&self, levels: u8) -> Option<Self> {
+        LEVELS.contains(&levels).then_some(Self { levels, ..*self })
     }
 
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
@@ -237,5 +246,9 @@ impl IoFormat for AmdVi {
 
     fn volatile_bits(&self) -> u64 {
         if self.marks { ACCESSED | DIRTY } else { 0 }
+    }
+
+    fn splits(&self) -> bool {
+        true
     }
 }

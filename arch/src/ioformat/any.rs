@@ -47,6 +47,14 @@ macro_rules! formats {
                 match self { $(Self::$Format(format) => format.top(base),)* }
             }
 
+            fn levels(&self) -> u8 {
+                match self { $(Self::$Format(format) => format.levels(),)* }
+            }
+
+            fn with_levels(&self, levels: u8) -> Option<Self> {
+                match self { $(Self::$Format(format) => format.with_levels(levels).map(Self::from),)* }
+            }
+
             fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
                 match self { $(Self::$Format(format) => format.below(at, base),)* }
             }
@@ -71,6 +79,10 @@ macro_rules! formats {
 
             fn volatile_bits(&self) -> u64 {
                 match self { $(Self::$Format(format) => format.volatile_bits(),)* }
+            }
+
+            fn splits(&self) -> bool {
+                match self { $(Self::$Format(format) => format.splits(),)* }
             }
         }
     };

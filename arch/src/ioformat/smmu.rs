@@ -67,6 +67,7 @@ pub struct Smmu {
     host_bits: u8,
     marks: bool,
     ats: bool,
+    splits: bool,
 }
 
 /// What a device is given to use tables, in the doublewords of memory: little-endian.
@@ -100,7 +101,7 @@ impl Smmu {
     /// Those of [`Aarch64::new`].
     pub fn stage1(granule: Granule, bits: u8, host_bits: u8) -> Result<Self, FormatError> {
         let tables = Aarch64::new(granule, bits, host_bits)?.with_hardware_access(false);
-        Ok(Self { stage: Stage::One(tables), granule, bits, host_bits, marks: false, ats: false })
+        Ok(Self::of(Stage::One(tables), granule, bits, host_bits))
     }
 
     /// Stage 2, likewise.
@@ -109,7 +110,11 @@ impl Smmu {
     /// Those of [`Aarch64Stage2::new`].
     pub fn stage2(granule: Granule, bits: u8, host_bits: u8) -> Result<Self, FormatError> {
         let tables = Aarch64Stage2::new(granule, bits, host_bits)?.with_hardware_access(false);
-        Ok(Self { stage: Stage::Two(tables), granule, bits, host_bits, marks: false, ats: false })
+        Ok(Self::of(Stage::Two(tables), granule, bits, host_bits))
+    }
+
+    fn of(stage: Stage, granule: Granule, bits: u8, host_bits: u8) -> Self {
+        Self { stage, granule, bits, host_bits, marks: false, ats: false, splits: false }
     }
 
     /// Whether hardware keeps accessed and dirty marks (SMMU_IDR0.HTTU is 2).
@@ -131,6 +136,15 @@ impl Smmu {
     #[must_use]
     pub const fn with_ats(mut self, on: bool) -> Self {
         self.ats = on;
+        self
+    }
+
+    /// Whether a block may become a table of smaller ones while it is in use: SMMU_IDR3.BBML is 2
+    /// (DDI 0487, FEAT_BBM; IHI 0070, break-before-make). Without that its entry has to be cleared and
+    /// the TLB flushed in between.
+    #[must_use]
+    pub const fn with_bbml2(mut self, on: bool) -> Self {
+        self.splits = on;
         self
     }
 
@@ -178,7 +192,7 @@ impl Smmu {
             let third = wide(CONTEXT_WIDE);
             return Ok(SmmuRoot::Context([word, top.raw(), third, attributes, 0, 0, 0, 0]));
         }
-        let levels = u64::from((table.shift.raw() - self.granule.shift().raw()) / self.stride());
+        let levels = u64::from(self.levels() - 1);
         // SL0 counts levels down to the pages, with 4K from the one before the last.
         let start = match self.granule {
             Granule::Size4K => levels.checked_sub(1).unwrap_or(3),
@@ -316,6 +330,10 @@ impl IoFormat for Smmu {
         })
     }
 
+    fn levels(&self) -> u8 {
+        (self.top(PhysAddr::new(0)).shift.raw() - self.base().raw()) / self.stride() + 1
+    }
+
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
         let at = self.table(at)?;
         let next = match self.stage {
@@ -425,5 +443,9 @@ impl IoFormat for Smmu {
             Stage::One(tables) => tables.volatile_bits(),
             Stage::Two(tables) => tables.volatile_bits(),
         }
+    }
+
+    fn splits(&self) -> bool {
+        self.splits
     }
 }

@@ -77,12 +77,6 @@ impl Tce {
         self
     }
 
-    /// Levels of tables.
-    #[must_use]
-    pub const fn levels(&self) -> u8 {
-        self.levels
-    }
-
     /// What a host bridge of POWER9 (PHB4) keeps for the window: where its top table is, the levels, the
     /// size of a table and of a page. 0 there closes the window.
     ///
@@ -135,6 +129,10 @@ impl IoFormat for Tce {
     fn top(&self, base: PhysAddr) -> IoTable {
         let shift = PageShift::new(self.page.raw() + self.bits * (self.levels - 1));
         IoTable { base, shift: shift.unwrap_or(self.page), bits: self.bits }
+    }
+
+    fn levels(&self) -> u8 {
+        self.levels
     }
 
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {

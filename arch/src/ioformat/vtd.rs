@@ -28,6 +28,8 @@ const TRANSIENT: u64 = 1 << 62;
 /// Bits 51:12, before the host's address width is applied.
 const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
 const INDEX_BITS: u8 = 9;
+/// Levels that exist.
+const LEVELS: core::ops::RangeInclusive<u8> = 3..=5;
 /// Host address widths that exist.
 const HOST_BITS: core::ops::RangeInclusive<u8> = 32..=52;
 /// In root and context entries.
@@ -55,7 +57,7 @@ impl Vtd {
     /// # Errors
     /// [`FormatError::Levels`], [`FormatError::PhysBits`].
     pub const fn new(levels: u8, host_bits: u8) -> Result<Self, FormatError> {
-        if levels < 3 || levels > 5 {
+        if levels < *LEVELS.start() || levels > *LEVELS.end() {
             return Err(FormatError::Levels { levels });
         }
         if host_bits < *HOST_BITS.start() || host_bits > *HOST_BITS.end() {
@@ -169,6 +171,14 @@ impl IoFormat for Vtd {
         IoTable { base, shift: shift.unwrap_or(PageShift::SIZE_4K), bits: INDEX_BITS }
     }
 
+    fn levels(&self) -> u8 {
+        self.levels
+    }
+
+    fn with_levels(&self, levels: u8) -> Option<Self> {
+        LEVELS.contains(&levels).then_some(Self { levels, ..*self })
+    }
+
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
         let shift = at.shift.raw().checked_sub(INDEX_BITS).filter(|shift| *shift >= 12)?;
         Some(IoTable { base, shift: PageShift::new(shift)?, bits: INDEX_BITS })
@@ -241,5 +251,9 @@ impl IoFormat for Vtd {
 
     fn volatile_bits(&self) -> u64 {
         if self.marks { ACCESSED | DIRTY } else { 0 }
+    }
+
+    fn splits(&self) -> bool {
+        true
     }
 }

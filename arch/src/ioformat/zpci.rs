@@ -123,6 +123,14 @@ impl IoFormat for Zpci {
         IoTable { base, shift, bits: INDEX_BITS }
     }
 
+    fn levels(&self) -> u8 {
+        (self.top - SEGMENT) / INDEX_BITS + 2
+    }
+
+    fn with_levels(&self, levels: u8) -> Option<Self> {
+        Self::new(levels).ok()
+    }
+
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
         let shift = below(at.shift)?;
         let bits = if shift == PAGE { PAGE_INDEX_BITS } else { INDEX_BITS };
