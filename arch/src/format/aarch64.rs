@@ -116,9 +116,11 @@ impl Granule {
     }
 }
 
-/// What TCR.IPS, VTCR.PS and ID_AA64MMFR0_EL1.PARange say, in bits. 56, which takes other
-/// descriptors, counts as the 52 that these have.
-pub(crate) const fn output_bits(field: u64) -> u8 {
+/// The width of a physical address in bits that TCR_EL1.IPS, VTCR_EL2.PS or ID_AA64MMFR0_EL1.PARange
+/// says: they count alike. `field` is in the low three bits, the others do not matter. 56, which takes
+/// other descriptors, counts as the 52 that these have.
+#[must_use]
+pub const fn output_bits(field: u64) -> u8 {
     match field & 7 {
         0 => 32,
         1 => 36,

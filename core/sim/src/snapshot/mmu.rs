@@ -69,7 +69,7 @@ pub enum Mmu {
         /// TCR_EL1: granule, size of the address space, whether addresses have 52 bits (DS), and who
         /// keeps the access flag and the dirty state.
         tcr: u64,
-        /// Width of a physical address in bits (ID_AA64MMFR0_EL1.PARange, narrowed by TCR_EL1.IPS).
+        /// Width of a physical address in bits (ID_AA64MMFR0_EL1.PARange); TCR_EL1.IPS may say less.
         pa_bits: u8,
     },
     /// s390x.

@@ -1,6 +1,7 @@
 //! aarch64 with pages of 4, 16 or 64 KiB.
 
 use pinfold_arch::PageShift;
+use pinfold_arch::format::aarch64::output_bits;
 use pinfold_sim::snapshot::Mmu;
 
 use super::{Arch, Debian};
@@ -39,16 +40,12 @@ fn in_user_mode(gdb: &mut Gdb) -> Result<bool, String> {
     Ok(gdb.register("cpsr")? & 0xf == 0)
 }
 
-/// Arm ARM, `TCR_EL1.IPS` and `ID_AA64MMFR0_EL1.PARange`, which count the same widths.
+/// The width is the CPU's; who reads the snapshot knows that TCR may say less.
 fn mmu(gdb: &mut Gdb, _: &Report) -> Result<Mmu, String> {
-    const WIDTHS: [u8; 8] = [32, 36, 40, 42, 44, 48, 52, 56];
-    let width = |field: u64| WIDTHS[(field & 7) as usize];
-    let tcr = gdb.register("TCR_EL1")?;
-    let range = gdb.register("ID_AA64MMFR0_EL1")?;
     Ok(Mmu::Aarch64 {
         ttbr0: gdb.register("TTBR0_EL1")?,
-        tcr,
-        pa_bits: width(tcr >> 32).min(width(range)),
+        tcr: gdb.register("TCR_EL1")?,
+        pa_bits: output_bits(gdb.register("ID_AA64MMFR0_EL1")?),
     })
 }
 
