@@ -12,7 +12,9 @@ use pinfold_benches::rounds::{alternate, timed};
 use pinfold_benches::rows::{self, Goal, Options, Row};
 use pinfold_benches::scene::BASE;
 use pinfold_benches::tables::PageTables;
-use pinfold_benches::walkers::{self, Aarch64Paging, Mapped, Multiarch, Peer};
+#[cfg(target_arch = "x86_64")]
+use pinfold_benches::walkers::Multiarch;
+use pinfold_benches::walkers::{self, Aarch64Paging, Mapped, Peer};
 
 const ROWS: [&str; 5] = ["W1", "W2", "W3", "W4", "W5"];
 /// Where the memory is mapped.
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         let names = ["x86_64 / floor", "x86_64, shuffled / floor"];
         against_floor(&options, "W1", names, x86);
         against_peer(&options, "W1", "crate x86_64 / pinfold", x86, Mapped::new);
+        #[cfg(target_arch = "x86_64")]
         against_peer(&options, "W1", "page_table_multiarch / pinfold", x86, Multiarch::new);
     }
     if options.wants("W2") {

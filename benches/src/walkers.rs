@@ -16,9 +16,11 @@ use pinfold_arch::addr::index;
 
 use crate::tables::PageTables;
 
+#[cfg(target_arch = "x86_64")]
 mod multiarch;
 mod x86_64;
 
+#[cfg(target_arch = "x86_64")]
 pub use multiarch::Multiarch;
 pub use x86_64::Mapped;
 

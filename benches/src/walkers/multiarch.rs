@@ -1,4 +1,5 @@
-//! The crate `page_table_multiarch`, in the format of x86-64.
+//! The crate `page_table_multiarch`, in the format of x86-64, whose entries it has only where the program
+//! itself is for that CPU.
 
 use memory_addr::{PhysAddr, VirtAddr};
 use page_table_entry::MappingFlags;
