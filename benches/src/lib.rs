@@ -7,6 +7,7 @@
 //! before, results are checked outside.
 
 pub mod memory;
+pub mod pool;
 pub mod random;
 
 pub mod allocator;
@@ -22,6 +23,7 @@ pub mod tables;
 
 pub mod queries;
 
+pub mod mappers;
 pub mod peers;
 pub mod regions;
 pub mod walkers;
