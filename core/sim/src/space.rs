@@ -266,20 +266,20 @@ impl<F: TableFormat> State<'_, F> {
         self.store_leaf(&spot.table, spot.index, Leaf { rights, ..*leaf });
     }
 
-    /// Writes a leaf. Where it cannot say that the page was written, not at all or not together with
-    /// its rights, the folio says it.
-    pub(crate) fn store_leaf(&self, table: &Table, index: usize, mut leaf: Leaf) {
+    /// Writes a leaf, as closely as the format can say it. Where that is not that the page was written,
+    /// or not together with its rights, the folio says it.
+    pub(crate) fn store_leaf(&self, table: &Table, index: usize, leaf: Leaf) {
         let format = self.tables.format();
-        let written = leaf.flags.contains(LeafFlags::DIRTY);
-        leaf.flags &= format.flags();
-        if written && format.closest(table, &leaf).is_none() {
-            leaf.flags.remove(LeafFlags::DIRTY);
-        }
+        let known = Leaf { flags: leaf.flags & format.flags(), ..leaf };
+        let clean = Leaf { flags: known.flags.difference(LeafFlags::DIRTY), ..known };
+        let said = format.closest(table, &known).or_else(|| format.closest(table, &clean));
+        let said = said.expect("the machine writes what the format has");
+        let lost = leaf.flags.difference(said.flags).contains(LeafFlags::DIRTY);
         let folio = self.folio(self.pfn_of(&leaf)).filter(|folio| !folio.is_zero_frame());
-        if let Some(folio) = folio.filter(|_| written && !leaf.flags.contains(LeafFlags::DIRTY)) {
+        if let Some(folio) = folio.filter(|_| lost) {
             self.frames.set_flags(folio, FolioFlags::DIRTY, true);
         }
-        self.tables.store(table, index, Entry::Leaf(leaf));
+        self.tables.store(table, index, Entry::Leaf(said));
     }
 
     /// Sets marks of a leaf, as the CPU does.

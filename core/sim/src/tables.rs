@@ -58,12 +58,9 @@ impl<'m, F: TableFormat> Tables<'m, F> {
         self.format.decode(table, self.load_raw(table, index))
     }
 
-    /// Writes an entry, a leaf as closely as the format can say it.
+    /// Writes an entry. It must be one that the format can say: see
+    /// [`closest`](TableFormat::closest).
     pub(crate) fn store(&self, table: &Table, index: usize, entry: Entry) {
-        let entry = match entry {
-            Entry::Leaf(leaf) => self.format.closest(table, &leaf).map_or(entry, Entry::Leaf),
-            other => other,
-        };
         let raw = self.format.encode(table, entry).expect("the machine writes what the format has");
         self.swap_raw(table, index, raw);
     }
