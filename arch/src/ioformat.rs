@@ -123,6 +123,12 @@ impl LeafSizes {
         Self(self.0 | 1 << shift.raw())
     }
 
+    /// Every size from `least` to `most`; none where that is smaller.
+    #[must_use]
+    pub const fn between(least: PageShift, most: PageShift) -> Self {
+        Self(u64::MAX << least.raw() & u64::MAX >> (63 - most.raw()))
+    }
+
     /// Whether a leaf can have this size.
     #[must_use]
     pub const fn contains(self, shift: PageShift) -> bool {
@@ -220,6 +226,7 @@ pub trait IoFormat: Copy {
 }
 
 /// What two bits of an entry grant.
+#[inline]
 fn granted(raw: u64, read: u64, write: u64) -> Access {
     let mut access = Access::empty();
     access.set(Access::READ, raw & read != 0);
@@ -228,10 +235,49 @@ fn granted(raw: u64, read: u64, write: u64) -> Access {
 }
 
 /// The two bits that grant this.
+#[inline]
 fn granting(access: Access, read: u64, write: u64) -> Result<u64, EncodeError> {
     if Access::from_bits(access.bits()).is_none() {
         return Err(EncodeError::Access { access });
     }
     let read = if access.contains(Access::READ) { read } else { 0 };
     Ok(read | if access.contains(Access::WRITE) { write } else { 0 })
+}
+
+/// Where a leaf has its marks: one bit each, 0 for a mark that it cannot have.
+#[derive(Clone, Copy)]
+struct Marks {
+    accessed: u64,
+    dirty: u64,
+    snoop: u64,
+}
+
+impl Marks {
+    /// Those that a device's accesses set.
+    const fn volatile(self) -> u64 {
+        self.accessed | self.dirty
+    }
+
+    /// The marks in a leaf.
+    #[inline]
+    fn of(self, raw: u64) -> IoFlags {
+        let mut flags = IoFlags::empty();
+        flags.set(IoFlags::ACCESSED, raw & self.accessed != 0);
+        flags.set(IoFlags::DIRTY, raw & self.dirty != 0);
+        flags.set(IoFlags::SNOOP, raw & self.snoop != 0);
+        flags
+    }
+
+    /// The bits of these marks, if the leaf can have them all.
+    #[inline(always)]
+    fn place(self, flags: IoFlags) -> Result<u64, EncodeError> {
+        if flags.is_empty() {
+            return Ok(0);
+        }
+        let bit = |flag, bit| if flags.contains(flag) { bit } else { 0 };
+        let raw = bit(IoFlags::ACCESSED, self.accessed)
+            | bit(IoFlags::DIRTY, self.dirty)
+            | bit(IoFlags::SNOOP, self.snoop);
+        if self.of(raw) == flags { Ok(raw) } else { Err(EncodeError::Attributes) }
+    }
 }

@@ -22,6 +22,7 @@ fn formats() -> Vec<AnyIoFormat> {
         AmdVi::new(3).unwrap().with_marks(true).into(),
         AmdVi::new(6).unwrap().into(),
         Smmu::stage1(Granule::Size4K, 48, 44).unwrap().into(),
+        Smmu::stage1(Granule::Size4K, 32, 40).unwrap().into(),
         Smmu::stage1(Granule::Size16K, 47, 48).unwrap().with_marks(true).into(),
         Smmu::stage1(Granule::Size64K, 52, 52).unwrap().into(),
         Smmu::stage2(Granule::Size4K, 40, 44).unwrap().with_marks(true).with_bbml2(true).into(),
@@ -193,6 +194,10 @@ fn sizes_above_and_at_most() {
         assert_eq!(sizes.at_most(shift(most)).map(PageShift::raw), want);
     }
     assert_eq!(LeafSizes::NONE.above(shift(0)), None);
+    for (least, most) in [(0, 0), (12, 20), (12, 63), (63, 63), (0, 63), (13, 12), (63, 0)] {
+        let all = (least..=most).map(shift).fold(LeafSizes::NONE, LeafSizes::with);
+        assert_eq!(LeafSizes::between(shift(least), shift(most)), all, "{least} {most}");
+    }
 }
 
 #[test]

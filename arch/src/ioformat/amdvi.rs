@@ -14,7 +14,7 @@
 //! Ignored on purpose: bits 4:1 and 8:7, which software owns, and 58:52 and bit 63; bit 59 (untranslated
 //! requests); in entries that point to tables also bits 5, 6 and 60.
 
-use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes, granted, granting};
+use super::{IoEntry, IoFormat, IoLeaf, IoTable, LeafSizes, Marks, granted, granting};
 use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::{EncodeError, FormatError};
 
@@ -32,7 +32,10 @@ const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
 const COHERENT: u64 = 1 << 60;
 const READ: u64 = 1 << 61;
 const WRITE: u64 = 1 << 62;
+const PAGE_SHIFT: u8 = 12;
 const INDEX_BITS: u8 = 9;
+/// The largest page: 2 PiB, half of what addresses reach.
+const LARGEST: u8 = 51;
 /// Levels that exist.
 const LEVELS: core::ops::RangeInclusive<u8> = 1..=6;
 /// In a device table entry.
@@ -95,17 +98,23 @@ impl AmdVi {
     /// a device through.
     pub const BLOCKED: [u64; 4] = [VALID, 0, INTERRUPTS_VALID, 0];
 
-    fn flags(&self) -> IoFlags {
-        let marks = if self.marks { IoFlags::ACCESSED | IoFlags::DIRTY } else { IoFlags::empty() };
-        marks | IoFlags::SNOOP
+    /// Where leaves have their marks.
+    const fn marks(&self) -> Marks {
+        let (accessed, dirty) = if self.marks { (ACCESSED, DIRTY) } else { (0, 0) };
+        Marks { accessed, dirty, snoop: COHERENT }
     }
 }
 
-/// The level of a table, 1 for the last.
-fn level(at: &IoTable) -> Option<u8> {
-    let above = at.shift.raw().checked_sub(12)?;
-    let level = above / INDEX_BITS + 1;
-    (above.is_multiple_of(INDEX_BITS) && LEVELS.contains(&level)).then_some(level)
+/// Whether entries of any table map so much.
+const fn maps(shift: PageShift) -> bool {
+    shift.raw() >= PAGE_SHIFT
+        && shift.raw() < PAGE_SHIFT + INDEX_BITS * *LEVELS.end()
+        && (shift.raw() - PAGE_SHIFT).is_multiple_of(INDEX_BITS)
+}
+
+/// The level of a table that an entry can point to, 1 for the last.
+fn level(table: &IoTable) -> u64 {
+    u64::from((table.shift.raw() - PAGE_SHIFT) / INDEX_BITS + 1)
 }
 
 fn encode_addr(addr: PhysAddr, shift: PageShift) -> Result<u64, EncodeError> {
@@ -116,10 +125,14 @@ fn encode_addr(addr: PhysAddr, shift: PageShift) -> Result<u64, EncodeError> {
 }
 
 /// A page that says its size: address and size.
-fn sized(raw: u64) -> Option<(PhysAddr, PageShift)> {
-    let ones = u8::try_from(((raw & ADDRESS) >> 12).trailing_ones()).ok()?;
-    let shift = PageShift::new(12 + 1 + ones).filter(|shift| shift.raw() < 52)?;
-    Some((PhysAddr::new(raw & ADDRESS).align_down(shift), shift))
+#[expect(clippy::cast_possible_truncation, reason = "no more ones than an address has bits")]
+const fn sized(raw: u64) -> (PhysAddr, PageShift) {
+    let ones = ((raw & ADDRESS) >> PAGE_SHIFT).trailing_ones() as u8;
+    let shift = match PageShift::new(PAGE_SHIFT + 1 + ones) {
+        Some(shift) => shift,
+        None => PageShift::SIZE_4K,
+    };
+    (PhysAddr::new(raw & ADDRESS).align_down(shift), shift)
 }
 
 impl IoFormat for AmdVi {
@@ -136,12 +149,12 @@ impl IoFormat for AmdVi {
     }
 
     fn last(&self) -> Iova {
-        let bits = u32::from(12 + INDEX_BITS * self.levels);
+        let bits = u32::from(PAGE_SHIFT + INDEX_BITS * self.levels);
         Iova::new(1_u64.checked_shl(bits).unwrap_or(0).wrapping_sub(1))
     }
 
     fn top(&self, base: PhysAddr) -> IoTable {
-        let shift = PageShift::new(12 + INDEX_BITS * (self.levels - 1));
+        let shift = PageShift::new(PAGE_SHIFT + INDEX_BITS * (self.levels - 1));
         IoTable { base, shift: shift.unwrap_or(PageShift::SIZE_4K), bits: INDEX_BITS }
     }
 
@@ -154,15 +167,17 @@ impl IoFormat for AmdVi {
     }
 
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
-        let shift = at.shift.raw().checked_sub(INDEX_BITS).filter(|shift| *shift >= 12)?;
+        let shift = at.shift.raw().checked_sub(INDEX_BITS).filter(|shift| *shift >= PAGE_SHIFT)?;
         Some(IoTable { base, shift: PageShift::new(shift)?, bits: INDEX_BITS })
     }
 
     /// Every power of two from what one entry maps to less than what the table maps.
     fn leaf_sizes(&self, at: &IoTable) -> LeafSizes {
-        let sizes = at.shift.raw()..at.shift.raw() + INDEX_BITS;
-        let sizes = sizes.filter(|size| level(at).is_some() && *size < 52);
-        sizes.filter_map(PageShift::new).fold(LeafSizes::NONE, LeafSizes::with)
+        let most = PageShift::new(LARGEST.min(at.shift.raw() + INDEX_BITS - 1));
+        match most {
+            Some(most) if maps(at.shift) => LeafSizes::between(at.shift, most),
+            _ => LeafSizes::NONE,
+        }
     }
 
     #[inline]
@@ -170,21 +185,18 @@ impl IoFormat for AmdVi {
         if raw & PRESENT == 0 {
             return IoEntry::Absent;
         }
-        let Some(level) = level(at) else { return IoEntry::Malformed };
+        if !maps(at.shift) {
+            return IoEntry::Malformed;
+        }
         let (next, access) = ((raw & NEXT) >> NEXT_PLACE, granted(raw, READ, WRITE));
         let (addr, shift) = match next {
             PAGE => (PhysAddr::new(raw & ADDRESS), at.shift),
-            SIZED_PAGE => match sized(raw) {
-                Some(page) => page,
-                None => return IoEntry::Malformed,
-            },
-            next if next + 1 == u64::from(level) => {
-                return match self.below(at, PhysAddr::new(raw & ADDRESS)) {
-                    Some(next) => IoEntry::Table(next, access),
-                    None => IoEntry::Malformed,
-                };
+            SIZED_PAGE => sized(raw),
+            _ => {
+                let base = PhysAddr::new(raw & ADDRESS);
+                let table = self.below(at, base).filter(|table| level(table) == next);
+                return table.map_or(IoEntry::Malformed, |table| IoEntry::Table(table, access));
             }
-            _ => return IoEntry::Malformed,
         };
         if access.is_empty() {
             return IoEntry::Absent;
@@ -192,23 +204,21 @@ impl IoFormat for AmdVi {
         if !self.leaf_sizes(at).contains(shift) || !addr.is_aligned(shift) {
             return IoEntry::Malformed;
         }
-        let mut flags = IoFlags::empty();
-        flags.set(IoFlags::ACCESSED, self.marks && raw & ACCESSED != 0);
-        flags.set(IoFlags::DIRTY, self.marks && raw & DIRTY != 0);
-        flags.set(IoFlags::SNOOP, raw & COHERENT != 0);
-        IoEntry::Leaf(IoLeaf { flags, ..IoLeaf::new(addr, shift, access) })
+        IoEntry::Leaf(IoLeaf { flags: self.marks().of(raw), ..IoLeaf::new(addr, shift, access) })
     }
 
+    #[inline]
     fn encode(&self, at: &IoTable, _: u32, entry: IoEntry) -> Result<u64, EncodeError> {
         match entry {
             IoEntry::Absent => Ok(0),
             IoEntry::Malformed => Err(EncodeError::Malformed),
             IoEntry::Table(next, access) => {
-                let level = level(&next).filter(|_| self.below(at, next.base) == Some(next));
-                let level = level.ok_or(EncodeError::Size { shift: next.shift })?;
+                if !maps(at.shift) || self.below(at, next.base) != Some(next) {
+                    return Err(EncodeError::Size { shift: next.shift });
+                }
                 let raw =
                     encode_addr(next.base, PageShift::SIZE_4K)? | granting(access, READ, WRITE)?;
-                Ok(raw | u64::from(level) << NEXT_PLACE | PRESENT)
+                Ok(raw | level(&next) << NEXT_PLACE | PRESENT)
             }
             IoEntry::Leaf(leaf) => {
                 if !self.leaf_sizes(at).contains(leaf.shift) {
@@ -218,24 +228,13 @@ impl IoFormat for AmdVi {
                 if leaf.access.is_empty() {
                     return Err(EncodeError::Access { access: leaf.access });
                 }
-                if !self.flags().contains(leaf.flags) {
-                    return Err(EncodeError::Attributes);
-                }
-                let mut raw = encode_addr(leaf.addr, leaf.shift)?
+                // Ones from bit 12 to below the top bit of what lies inside.
+                let sized = SIZED_PAGE << NEXT_PLACE | leaf.shift.mask() >> 1 & ADDRESS;
+                Ok(encode_addr(leaf.addr, leaf.shift)?
                     | granting(leaf.access, READ, WRITE)?
-                    | PRESENT;
-                if leaf.shift != at.shift {
-                    // Ones from bit 12 to below the top bit of what lies inside.
-                    raw |= SIZED_PAGE << NEXT_PLACE | leaf.shift.mask() >> 1 & ADDRESS;
-                }
-                for (flag, bit) in [
-                    (IoFlags::ACCESSED, ACCESSED),
-                    (IoFlags::DIRTY, DIRTY),
-                    (IoFlags::SNOOP, COHERENT),
-                ] {
-                    raw |= if leaf.flags.contains(flag) { bit } else { 0 };
-                }
-                Ok(raw)
+                    | self.marks().place(leaf.flags)?
+                    | if leaf.shift == at.shift { 0 } else { sized }
+                    | PRESENT)
             }
         }
     }
@@ -245,7 +244,7 @@ impl IoFormat for AmdVi {
     }
 
     fn volatile_bits(&self) -> u64 {
-        if self.marks { ACCESSED | DIRTY } else { 0 }
+        self.marks().volatile()
     }
 
     fn splits(&self) -> bool {

@@ -270,15 +270,16 @@ impl Smmu {
         }
     }
 
-    /// The size of a group with the contiguous hint whose entries map `shift` (DDI 0487, D8.7.1).
-    fn group(&self, shift: PageShift) -> Option<PageShift> {
-        let more = match (self.granule, shift.raw()) {
+    /// The size of a group of entries of `at` with the contiguous hint (DDI 0487, D8.7.1).
+    fn group(&self, at: &IoTable) -> Option<PageShift> {
+        let more = match (self.granule, at.shift.raw()) {
             (Granule::Size4K, 12 | 21 | 30) => 4,
             (Granule::Size16K, 14) => 7,
             (Granule::Size16K, 25) | (Granule::Size64K, 16 | 29) => 5,
             _ => return None,
         };
-        PageShift::new(shift.raw() + more)
+        // A small top table may have fewer entries than a group.
+        if more > at.bits { None } else { PageShift::new(at.shift.raw() + more) }
     }
 }
 
@@ -347,9 +348,7 @@ impl IoFormat for Smmu {
         match self.table(at) {
             Some(table) if self.leaf_at(&table) => {
                 let all = LeafSizes::NONE.with(at.shift);
-                // A small top table may have fewer entries than a group.
-                let fits = |group: &PageShift| group.raw() - at.shift.raw() <= at.bits;
-                self.group(at.shift).filter(fits).map_or(all, |group| all.with(group))
+                self.group(at).map_or(all, |group| all.with(group))
             }
             _ => LeafSizes::NONE,
         }
@@ -367,9 +366,8 @@ impl IoFormat for Smmu {
                 if access.is_empty() {
                     return IoEntry::Absent;
                 }
-                let sizes = self.leaf_sizes(at);
                 let hint = leaf.flags.contains(LeafFlags::CONTIGUOUS);
-                let group = self.group(at.shift).filter(|group| hint && sizes.contains(*group));
+                let group = if hint { self.group(at) } else { None };
                 let shift = group.unwrap_or(at.shift);
                 let mut flags = IoFlags::empty();
                 let accessed = self.marks && leaf.flags.contains(LeafFlags::ACCESSED);
@@ -384,6 +382,7 @@ impl IoFormat for Smmu {
         }
     }
 
+    #[inline]
     fn encode(&self, at: &IoTable, index: u32, entry: IoEntry) -> Result<u64, EncodeError> {
         let table = self.table(at).ok_or(EncodeError::Size { shift: at.shift })?;
         let leaf = match entry {

@@ -162,6 +162,7 @@ impl IoFormat for Tce {
         }
     }
 
+    #[inline]
     fn encode(&self, at: &IoTable, _: u32, entry: IoEntry) -> Result<u64, EncodeError> {
         match entry {
             IoEntry::Absent => Ok(0),

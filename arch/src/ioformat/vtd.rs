@@ -12,7 +12,7 @@
 //! 63 and 10, which hardware does not look at; in entries that point to tables also bits 8, 9 and 11.
 //! Bit 62 was a hint once and is reserved on units that do not know it.
 
-use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes, granted, granting};
+use super::{IoEntry, IoFormat, IoLeaf, IoTable, LeafSizes, Marks, granted, granting};
 use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::{EncodeError, FormatError};
 use crate::rights::Access;
@@ -129,9 +129,10 @@ impl Vtd {
         }
     }
 
-    fn flags(&self) -> IoFlags {
-        let marks = if self.marks { IoFlags::ACCESSED | IoFlags::DIRTY } else { IoFlags::empty() };
-        if self.snoop { marks | IoFlags::SNOOP } else { marks }
+    /// Where leaves have their marks.
+    const fn marks(&self) -> Marks {
+        let (accessed, dirty) = if self.marks { (ACCESSED, DIRTY) } else { (0, 0) };
+        Marks { accessed, dirty, snoop: if self.snoop { SNOOP } else { 0 } }
     }
 
     fn encode_addr(&self, addr: PhysAddr, shift: PageShift) -> Result<u64, EncodeError> {
@@ -202,17 +203,16 @@ impl IoFormat for Vtd {
             let next = self.below(at, addr);
             return next.map_or(IoEntry::Malformed, |next| IoEntry::Table(next, access));
         }
-        let reserved = if self.snoop { 0 } else { SNOOP };
-        if !self.may_be_leaf(at.shift) || !addr.is_aligned(at.shift) || raw & reserved != 0 {
+        if !self.may_be_leaf(at.shift)
+            || !addr.is_aligned(at.shift)
+            || raw & SNOOP & !self.marks().snoop != 0
+        {
             return IoEntry::Malformed;
         }
-        let mut flags = IoFlags::empty();
-        flags.set(IoFlags::ACCESSED, self.marks && raw & ACCESSED != 0);
-        flags.set(IoFlags::DIRTY, self.marks && raw & DIRTY != 0);
-        flags.set(IoFlags::SNOOP, raw & SNOOP != 0);
-        IoEntry::Leaf(IoLeaf { flags, ..IoLeaf::new(addr, at.shift, access) })
+        IoEntry::Leaf(IoLeaf { flags: self.marks().of(raw), ..IoLeaf::new(addr, at.shift, access) })
     }
 
+    #[inline]
     fn encode(&self, at: &IoTable, _: u32, entry: IoEntry) -> Result<u64, EncodeError> {
         match entry {
             IoEntry::Absent => Ok(0),
@@ -227,20 +227,11 @@ impl IoFormat for Vtd {
                 if leaf.shift != at.shift || !self.may_be_leaf(leaf.shift) {
                     return Err(EncodeError::Size { shift: leaf.shift });
                 }
-                if !self.flags().contains(leaf.flags) {
-                    return Err(EncodeError::Attributes);
-                }
-                let mut raw =
-                    self.encode_addr(leaf.addr, leaf.shift)? | encode_access(leaf.access)?;
-                raw |= if leaf.shift.raw() == 12 { 0 } else { LARGE };
-                for (flag, bit) in [
-                    (IoFlags::ACCESSED, ACCESSED),
-                    (IoFlags::DIRTY, DIRTY),
-                    (IoFlags::SNOOP, SNOOP),
-                ] {
-                    raw |= if leaf.flags.contains(flag) { bit } else { 0 };
-                }
-                Ok(raw)
+                let size = if leaf.shift.raw() == 12 { 0 } else { LARGE };
+                Ok(self.encode_addr(leaf.addr, leaf.shift)?
+                    | encode_access(leaf.access)?
+                    | self.marks().place(leaf.flags)?
+                    | size)
             }
         }
     }
@@ -250,7 +241,7 @@ impl IoFormat for Vtd {
     }
 
     fn volatile_bits(&self) -> u64 {
-        if self.marks { ACCESSED | DIRTY } else { 0 }
+        self.marks().volatile()
     }
 
     fn splits(&self) -> bool {

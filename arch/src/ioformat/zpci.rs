@@ -172,6 +172,7 @@ impl IoFormat for Zpci {
         }
     }
 
+    #[inline]
     fn encode(&self, at: &IoTable, _: u32, entry: IoEntry) -> Result<u64, EncodeError> {
         let page = at.shift.raw() == PAGE;
         match entry {

@@ -51,6 +51,9 @@ fn pages_that_say_their_size() {
     );
     assert_eq!(f.decode(&at(21, 9), 0x6000_0000_1234_1e01), IoEntry::Malformed);
     assert_eq!(f.decode(&at(12, 9), 0x600f_ffff_ffff_fe01), IoEntry::Malformed);
+    // 2 PiB is the largest.
+    both(f, &at(48, 9), 0x600b_ffff_ffff_fe01, leaf(1 << 51, 51, RW, NONE));
+    assert_eq!(f.decode(&at(48, 9), 0x6007_ffff_ffff_fe01), IoEntry::Malformed);
     // A page of 16 KiB takes four entries, all alike.
     let IoEntry::Leaf(page) = leaf(0x1234_0000, 14, RW, NONE) else { unreachable!() };
     assert_eq!(page.entries(&at(12, 9)), 4);

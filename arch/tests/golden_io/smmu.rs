@@ -101,6 +101,8 @@ fn groups_are_larger_leaves() {
         none.contains(PageShift::new(39).unwrap())
             && none.above(PageShift::new(39).unwrap()).is_none()
     );
+    // Nor has a top table with fewer entries than the group.
+    assert_eq!(f.decode(&at(30, 2), hint | 0x4000_0f45), leaf(0x4000_0000, 30, RW, NONE));
     let addr = PhysAddr::new(0x1000);
     assert_eq!(
         f.encode(&at(12, 9), 0, leaf(0x1000, 16, RW, NONE)),
