@@ -12,21 +12,20 @@ use crate::addr::{AddrRange, PageShift, PhysAddr};
 
 /// Writes the enumeration, and hands each call on to the format inside.
 macro_rules! formats {
-    ($($Format:ident),*) => {
-        /// Any of the built-in formats, with its configuration.
+    ($(#[$doc:meta])* $see:vis enum $Any:ident { $($Format:ident),* }) => {
+        $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        #[non_exhaustive]
-        pub enum AnyFormat {
+        $see enum $Any {
             $(#[doc = concat!("See [`", stringify!($Format), "`].")] $Format($Format),)*
         }
 
-        $(impl From<$Format> for AnyFormat {
+        $(impl From<$Format> for $Any {
             fn from(format: $Format) -> Self {
                 Self::$Format(format)
             }
         })*
 
-        impl PageFormat for AnyFormat {
+        impl PageFormat for $Any {
             fn name(&self) -> &'static str {
                 match self { $(Self::$Format(format) => format.name(),)* }
             }
@@ -62,7 +61,7 @@ macro_rules! formats {
             }
         }
 
-        impl Geometry for AnyFormat {
+        impl Geometry for $Any {
             fn top(&self, base: PhysAddr) -> Table {
                 match self { $(Self::$Format(format) => format.top(base),)* }
             }
@@ -82,4 +81,13 @@ macro_rules! formats {
     };
 }
 
-formats! { X86_64, Aarch64, Aarch64Stage2, S390x, PowerRadix }
+formats! {
+    /// Any of the built-in formats, with its configuration.
+    #[non_exhaustive]
+    pub enum AnyFormat { X86_64, Aarch64, Aarch64Stage2, S390x, PowerRadix }
+}
+
+formats! {
+    /// Either stage of aarch64.
+    pub(crate) enum AnyStage { Aarch64, Aarch64Stage2 }
+}

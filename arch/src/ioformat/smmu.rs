@@ -13,6 +13,7 @@
 use super::{IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes};
 use crate::addr::{Iova, PageShift, PhysAddr};
 use crate::format::aarch64::{Aarch64, Aarch64Stage2, Granule};
+use crate::format::any::AnyStage;
 use crate::format::{
     EncodeError, Entry, FormatError, Geometry, Leaf, LeafFlags, PageFormat, Table,
 };
@@ -61,7 +62,7 @@ const PLAIN_BITS: u8 = 48;
 /// The SMMUv3 format: the stage, the granule, the widths, and whether hardware keeps marks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Smmu {
-    stage: Stage,
+    tables: AnyStage,
     granule: Granule,
     bits: u8,
     host_bits: u8,
@@ -80,12 +81,6 @@ pub enum SmmuRoot {
     Stream([u64; 8]),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    One(Aarch64),
-    Two(Aarch64Stage2),
-}
-
 impl Smmu {
     /// MAIR: the memory attributes that leaves of stage 1 name by their number. 0 is memory without
     /// caches, 1 write-back memory, 2 device memory with early answers.
@@ -101,7 +96,7 @@ impl Smmu {
     /// Those of [`Aarch64::new`].
     pub fn stage1(granule: Granule, bits: u8, host_bits: u8) -> Result<Self, FormatError> {
         let tables = Aarch64::new(granule, bits, host_bits)?.with_hardware_access(false);
-        Ok(Self::of(Stage::One(tables), granule, bits, host_bits))
+        Ok(Self::of(AnyStage::Aarch64(tables), granule, bits, host_bits))
     }
 
     /// Stage 2, likewise.
@@ -110,22 +105,22 @@ impl Smmu {
     /// Those of [`Aarch64Stage2::new`].
     pub fn stage2(granule: Granule, bits: u8, host_bits: u8) -> Result<Self, FormatError> {
         let tables = Aarch64Stage2::new(granule, bits, host_bits)?.with_hardware_access(false);
-        Ok(Self::of(Stage::Two(tables), granule, bits, host_bits))
+        Ok(Self::of(AnyStage::Aarch64Stage2(tables), granule, bits, host_bits))
     }
 
-    fn of(stage: Stage, granule: Granule, bits: u8, host_bits: u8) -> Self {
-        Self { stage, granule, bits, host_bits, marks: false, ats: false, splits: false }
+    fn of(tables: AnyStage, granule: Granule, bits: u8, host_bits: u8) -> Self {
+        Self { tables, granule, bits, host_bits, marks: false, ats: false, splits: false }
     }
 
     /// Whether hardware keeps accessed and dirty marks (SMMU_IDR0.HTTU is 2).
     #[must_use]
     pub const fn with_marks(mut self, on: bool) -> Self {
-        self.stage = match self.stage {
-            Stage::One(tables) => {
-                Stage::One(tables.with_hardware_access(on).with_hardware_dirty(on))
+        self.tables = match self.tables {
+            AnyStage::Aarch64(tables) => {
+                AnyStage::Aarch64(tables.with_hardware_access(on).with_hardware_dirty(on))
             }
-            Stage::Two(tables) => {
-                Stage::Two(tables.with_hardware_access(on).with_hardware_dirty(on))
+            AnyStage::Aarch64Stage2(tables) => {
+                AnyStage::Aarch64Stage2(tables.with_hardware_access(on).with_hardware_dirty(on))
             }
         };
         self.marks = on;
@@ -176,7 +171,7 @@ impl Smmu {
         };
         let marks = |bits| if self.marks { bits } else { 0 };
         let wide = |bit| if self.is_wide() { bit } else { 0 };
-        if let Stage::One(_) = self.stage {
+        if self.is_stage1() {
             let word = input
                 | granule << 6
                 | WALK_CACHED << WALK_CACHED_1
@@ -230,6 +225,10 @@ impl Smmu {
         self.granule != Granule::Size64K && (self.bits > PLAIN_BITS || self.host_bits > PLAIN_BITS)
     }
 
+    fn is_stage1(&self) -> bool {
+        matches!(self.tables, AnyStage::Aarch64(_))
+    }
+
     /// Address bits that index one full table.
     fn stride(&self) -> u8 {
         self.granule.shift().raw() - 3
@@ -241,33 +240,9 @@ impl Smmu {
         Some(Table { base: at.base, shift: at.shift, bits: at.bits, first: 0, last })
     }
 
-    fn decode_cpu(&self, at: &Table, raw: u64) -> Entry {
-        match self.stage {
-            Stage::One(tables) => tables.decode(at, raw),
-            Stage::Two(tables) => tables.decode(at, raw),
-        }
-    }
-
-    fn encode_cpu(&self, at: &Table, entry: Entry) -> Result<u64, EncodeError> {
-        match self.stage {
-            Stage::One(tables) => tables.encode(at, entry),
-            Stage::Two(tables) => tables.encode(at, entry),
-        }
-    }
-
-    fn leaf_at(&self, at: &Table) -> bool {
-        match self.stage {
-            Stage::One(tables) => tables.leaf_at(at),
-            Stage::Two(tables) => tables.leaf_at(at),
-        }
-    }
-
     /// The memory types of ordinary memory and of registers.
     fn memory(&self) -> [u8; 2] {
-        match self.stage {
-            Stage::One(_) => [ORDINARY_INDEX, DEVICE_INDEX],
-            Stage::Two(_) => [ORDINARY, DEVICE],
-        }
+        if self.is_stage1() { [ORDINARY_INDEX, DEVICE_INDEX] } else { [ORDINARY, DEVICE] }
     }
 
     /// The size of a group of entries of `at` with the contiguous hint (DDI 0487, D8.7.1).
@@ -306,10 +281,7 @@ fn access_of(rights: Rights) -> Access {
 
 impl IoFormat for Smmu {
     fn name(&self) -> &'static str {
-        match self.stage {
-            Stage::One(_) => "SMMU stage 1",
-            Stage::Two(_) => "SMMU stage 2",
-        }
+        if self.is_stage1() { "SMMU stage 1" } else { "SMMU stage 2" }
     }
 
     fn big_endian(&self) -> bool {
@@ -325,10 +297,7 @@ impl IoFormat for Smmu {
     }
 
     fn top(&self, base: PhysAddr) -> IoTable {
-        io(match self.stage {
-            Stage::One(tables) => tables.top(base),
-            Stage::Two(tables) => tables.top(base),
-        })
+        io(self.tables.top(base))
     }
 
     fn levels(&self) -> u8 {
@@ -336,17 +305,12 @@ impl IoFormat for Smmu {
     }
 
     fn below(&self, at: &IoTable, base: PhysAddr) -> Option<IoTable> {
-        let at = self.table(at)?;
-        let next = match self.stage {
-            Stage::One(tables) => tables.below(&at, base),
-            Stage::Two(tables) => tables.below(&at, base),
-        };
-        next.map(io)
+        self.tables.below(&self.table(at)?, base).map(io)
     }
 
     fn leaf_sizes(&self, at: &IoTable) -> LeafSizes {
         match self.table(at) {
-            Some(table) if self.leaf_at(&table) => {
+            Some(table) if self.tables.leaf_at(&table) => {
                 let all = LeafSizes::NONE.with(at.shift);
                 self.group(at).map_or(all, |group| all.with(group))
             }
@@ -357,7 +321,7 @@ impl IoFormat for Smmu {
     #[inline]
     fn decode(&self, at: &IoTable, raw: u64) -> IoEntry {
         let Some(table) = self.table(at) else { return IoEntry::Malformed };
-        match self.decode_cpu(&table, raw) {
+        match self.tables.decode(&table, raw) {
             Entry::Absent => IoEntry::Absent,
             Entry::Malformed => IoEntry::Malformed,
             Entry::Table(next, rights) => IoEntry::Table(io(next), access_of(rights)),
@@ -396,7 +360,7 @@ impl IoFormat for Smmu {
                     all if all == Access::all() => Rights::all(),
                     _ => return Err(EncodeError::Access { access }),
                 };
-                let raw = self.encode_cpu(&table, Entry::Table(next, rights));
+                let raw = self.tables.encode(&table, Entry::Table(next, rights));
                 return raw.map_err(|error| about_access(error, access));
             }
             IoEntry::Leaf(leaf) => leaf,
@@ -425,23 +389,16 @@ impl IoFormat for Smmu {
         let number = u64::from(index) & (leaf.entries(at) - 1);
         let addr = PhysAddr::new(leaf.addr.raw() | number << at.shift.raw());
         let page = Leaf { flags, memory, ..Leaf::new(addr, at.shift, Rights::needed(leaf.access)) };
-        let raw = self.encode_cpu(&table, Entry::Leaf(page));
+        let raw = self.tables.encode(&table, Entry::Leaf(page));
         raw.map_err(|error| about_access(error, leaf.access))
     }
 
     fn address_bits(&self, at: &IoTable) -> u64 {
-        match (self.stage, self.table(at)) {
-            (Stage::One(tables), Some(table)) => tables.address_bits(&table),
-            (Stage::Two(tables), Some(table)) => tables.address_bits(&table),
-            _ => 0,
-        }
+        self.table(at).map_or(0, |table| self.tables.address_bits(&table))
     }
 
     fn volatile_bits(&self) -> u64 {
-        match self.stage {
-            Stage::One(tables) => tables.volatile_bits(),
-            Stage::Two(tables) => tables.volatile_bits(),
-        }
+        self.tables.volatile_bits()
     }
 
     fn splits(&self) -> bool {
