@@ -36,6 +36,11 @@ pub(crate) fn command(program: &str, args: &[&str]) -> Command {
 
 /// Runs `command`; a failure dumps its output and ends the tier.
 pub(crate) fn check(command: Command, show: Show) -> Outcome {
+    check_code(command, show, 0)
+}
+
+/// The same for a program that ends with `code` if all is well.
+pub(crate) fn check_code(command: Command, show: Show, code: i32) -> Outcome {
     let line = spell(&command);
     let failed = |counts, why| Err(Stop::Failed { counts, why });
     let (status, output) = match capture(command, show) {
@@ -43,7 +48,7 @@ pub(crate) fn check(command: Command, show: Show) -> Outcome {
         Err(error) => return failed(Counts::default(), format!("`{line}`: {error}")),
     };
     let counts = Counts::read(&output);
-    if status.success() {
+    if status.code() == Some(code) {
         return Ok(counts);
     }
     if show == Show::OnFailure {

@@ -7,7 +7,7 @@ use crate::audit::Objdump;
 use crate::capture::arch::{self, Arch};
 use crate::capture::{self, kernel};
 use crate::command::command;
-use crate::toolchain::{self, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX};
+use crate::toolchain::{self, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX, X86_64_BARE};
 
 /// How to see that a tool is there.
 #[derive(Debug)]
@@ -211,4 +211,13 @@ pub(crate) const AARCH64: &[&Need] = &[
     &Need::debian("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     &cross_libc("glibc for aarch64", "/usr/aarch64-linux-gnu/lib/crt1.o", "libc6-dev-arm64-cross"),
     &Need::debian("qemu-aarch64", "qemu-user"),
+];
+
+/// Links programs for machines without an operating system.
+const LLD: Need = Need::debian("ld.lld-19", "lld-19");
+
+pub(crate) const BOOT_X86_64: &[&Need] = &[
+    &rust("Rust for x86_64 without an operating system", || X86_64_BARE.able()),
+    &LLD,
+    &Need::debian(arch::X86_64.qemu.0, arch::X86_64.qemu.1),
 ];

@@ -1,0 +1,88 @@
+//! What the scenario wants of an IOMMU, and the three that there are.
+
+use pinfold::iopt::{IoPageTable, IovaRange};
+use pinfold_arch::{IoFormat, Iova, PageShift};
+
+pub mod vtd;
+
+/// An IOMMU that translates for one device.
+pub trait Iommu {
+    /// The format of its tables.
+    type Format: IoFormat;
+
+    /// Gives the device these tables, and forgets everything that was kept of others.
+    fn attach(&mut self, table: &IoPageTable<Self::Format>);
+
+    /// Takes the tables from the device: all its accesses are blocked.
+    fn detach(&mut self);
+
+    /// Forgets what is kept of these addresses, and no more than it must. Waits until that is done.
+    fn flush(&mut self, range: IovaRange);
+
+    /// Whether it may have kept that nothing was mapped: then it must be flushed after `map`, too.
+    fn keeps_absence(&self) -> bool;
+
+    /// What it says of accesses that it blocked, and forgets.
+    fn faults(&mut self) -> Faults;
+}
+
+/// What an IOMMU says of accesses that it blocked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Faults {
+    /// It does not say anything.
+    Unknown,
+    /// There was none since it was last asked.
+    None,
+    /// The first of them.
+    First {
+        /// The address; its lowest 12 bits may be missing.
+        at: Iova,
+        /// Whether the device wanted to write.
+        write: bool,
+    },
+}
+
+/// Divides a range into pieces that are each a power of two and aligned to themselves, of `base` at least and
+/// `most` at most.
+pub fn pieces(
+    range: IovaRange,
+    base: PageShift,
+    most: PageShift,
+) -> impl Iterator<Item = (Iova, PageShift)> {
+    let mut next = Some(range.start());
+    core::iter::from_fn(move || {
+        let at = next?;
+        let fits = |shift: &PageShift| {
+            at.is_aligned(*shift) && at.raw() | shift.mask() <= range.last().raw()
+        };
+        let sizes = (base.raw()..=most.raw()).rev().filter_map(PageShift::new);
+        let shift = sizes.into_iter().find(fits).unwrap_or(base);
+        let behind = at.checked_add(shift.bytes());
+        next = behind.filter(|behind| *behind <= range.last());
+        Some((at, shift))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_the_range_and_nothing_else() {
+        let shift = |raw| PageShift::new(raw).unwrap();
+        let all = |start, bytes| {
+            let range = IovaRange::new(Iova::new(start), bytes).unwrap();
+            let mut sum = 0;
+            for (at, size) in pieces(range, shift(12), shift(21)) {
+                assert!(at.is_aligned(size) && at.raw() == start + sum, "{at} {size:?}");
+                sum += size.bytes();
+            }
+            (sum, pieces(range, shift(12), shift(21)).count())
+        };
+        assert_eq!(all(0x20_0000, 0x40_0000), (0x40_0000, 2));
+        assert_eq!(all(0x1f_f000, 0x20_2000), (0x20_2000, 3));
+        assert_eq!(all(0x7000, 0x5000), (0x5000, 2));
+        let top = IovaRange::new(Iova::new(u64::MAX - 0xfff), 0x1000).unwrap();
+        assert_eq!(pieces(top, shift(12), shift(21)).count(), 1);
+    }
+}

@@ -1,0 +1,23 @@
+//! The program: starts on a machine without an operating system, looks which IOMMU there is, and plays the
+//! scenario. See the package's README.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
+mod x86_64;
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
+use x86_64 as machine;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    println!("This runs on machines without an operating system: cargo xtask test boot");
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    use core::fmt::Write;
+    // A console that does not take it would not take the complaint.
+    let _ = writeln!(machine::Console, "{info}");
+    machine::exit(false)
+}
