@@ -8,12 +8,18 @@
 use pinfold::PageShift;
 use pinfold::sync::Word;
 
+mod aarch64_paging;
+#[cfg(target_arch = "x86_64")]
+mod multiarch;
 mod pinfold_tables;
 mod x86_64;
 
 pub mod calls;
 pub mod floor;
 
+pub use aarch64_paging::Aarch64Paging;
+#[cfg(target_arch = "x86_64")]
+pub use multiarch::Multiarch;
 pub use pinfold_tables::Pinfold;
 pub use x86_64::X86_64;
 
@@ -34,15 +40,15 @@ pub struct Job {
     pub entry: PageShift,
 }
 
-/// Where a job begins for the device, and in memory: both at a multiple of any leaf.
-const IOVA: u64 = 1 << 30;
+/// Where memory begins: at a multiple of any leaf.
 const ADDR: u64 = 1 << 40;
 
 impl Job {
-    /// So many bytes in leaves of a size, and in no larger ones whatever the format has.
+    /// So many bytes (a power of two, and what is before them is not mapped) in leaves of a size, and in no
+    /// larger ones whatever the format has.
     #[must_use]
     pub const fn new(bytes: u64, leaf: PageShift) -> Self {
-        Self { iova: IOVA, addr: ADDR + leaf.bytes(), bytes, leaf, entry: leaf }
+        Self { iova: bytes, addr: ADDR + leaf.bytes(), bytes, leaf, entry: leaf }
     }
 
     /// The same where an entry maps so much.
@@ -63,10 +69,10 @@ impl Job {
         self.bytes >> self.entry.raw()
     }
 
-    /// Bytes that hold its tables in any format, with room to spare.
+    /// Bytes that hold its tables in any format, also in one that is a single flat table from 0 on.
     #[must_use]
     pub const fn table_bytes(&self) -> u64 {
-        (self.bytes >> BASE.raw()) * 8 + (1 << 20)
+        2 * (self.bytes >> BASE.raw()) * 8 + (1 << 20)
     }
 
     /// Device address and address of each leaf.

@@ -21,6 +21,8 @@ mod multiarch;
 mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) use multiarch::FourLevels;
+#[cfg(target_arch = "x86_64")]
 pub use multiarch::Multiarch;
 pub use x86_64::Mapped;
 

@@ -1,7 +1,7 @@
 //! pinfold's tables, in any format.
 
 use pinfold::PhysAddr;
-use pinfold::iopt::{IoPageTable, IoRun};
+use pinfold::iopt::{IoPageTable, IoRun, IoptError};
 use pinfold::sync::Word;
 use pinfold_arch::{IoEntry, IoFormat, Iova};
 
@@ -59,7 +59,7 @@ impl<F: IoFormat> Pinfold<F> {
         map(&self.table, &self.pool, self.job.iova, &[run]);
     }
 
-    /// Maps the job leaf by leaf, with a call each.
+    /// Maps the job leaf by leaf, with a call each, in the tables that there are.
     #[inline(never)]
     pub fn map_each(&self) {
         for (iova, addr) in self.job.each() {
@@ -88,8 +88,10 @@ impl<F: IoFormat> Mapper for Pinfold<F> {
     }
 
     fn translate(&self, iova: u64) -> Option<u64> {
-        let found = self.table.translate(&self.pool, Iova::new(iova)).expect("tables in memory");
-        found.map(|found| found.addr.raw())
+        match self.table.translate(&self.pool, Iova::new(iova)) {
+            Err(IoptError::OutsideAperture { .. }) => None,
+            found => found.expect("tables in memory").map(|found| found.addr.raw()),
+        }
     }
 }
 

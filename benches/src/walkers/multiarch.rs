@@ -30,7 +30,7 @@ impl PagingHandler for Heap {
 }
 
 /// The crate's own description of x86-64 flushes the TLB, which a process may not.
-struct FourLevels;
+pub(crate) struct FourLevels;
 
 impl PagingMetaData for FourLevels {
     const LEVELS: usize = 4;
