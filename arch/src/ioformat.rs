@@ -217,6 +217,12 @@ pub trait IoFormat: Copy {
     /// The bits that a device's accesses set in a leaf by themselves.
     fn volatile_bits(&self) -> u64;
 
+    /// Whether a leaf in use may become another one of the same size, in one store to each of its entries: devices
+    /// find the one or the other. Arm's rule is otherwise: break before make (DDI 0487, D8.16).
+    fn replaces(&self) -> bool {
+        true
+    }
+
     /// Whether a leaf in use that takes one entry may give way, in one store, to a table of smaller
     /// leaves that say the same: devices go on using it, and find the one or the other. False, the
     /// default, is always right.

@@ -17,6 +17,7 @@
 //! | locked-memory limits | [`Account`] | [`NoAccount`] | no |
 //! | waiting, progress, cancelling | [`Wait`] | [`SpinWait`] | `pause` may |
 //! | memory for IOMMU tables | [`IoTables`] | | no |
+//! | flushing an IOMMU or a device's TLB | [`IoTlb`] | | `complete` may |
 //! | events | [`Trace`] | [`NoTrace`] | no |
 //!
 //! Every function takes `&self` and may be called from several threads at once. Those that return a
@@ -40,7 +41,7 @@ pub mod walk;
 
 pub use account::{Account, NoAccount, OverLimit};
 pub use fault::{Fault, FaultError, FaultIn, NoFault};
-pub use iommu::IoTables;
+pub use iommu::{FlushError, IoTables, IoTlb, Kept};
 #[cfg(not(loom))]
 pub use mem::DirectMap;
 pub use mem::{PhysMem, TableView};

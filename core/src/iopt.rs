@@ -9,8 +9,8 @@
 //! them at a time.
 //!
 //! ```
-//! use pinfold::iopt::{IoPageTable, IoRun, IovaRange};
-//! use pinfold::{Access, PhysAddr};
+//! use pinfold::iopt::{IoPageTable, IoRun, UnmappedRun};
+//! use pinfold::{Access, IovaRange, PhysAddr};
 //! use pinfold_arch::{IoFlags, Iova, Vtd};
 //! use pinfold_sim::TableMemory;
 //!
@@ -23,11 +23,12 @@
 //!
 //! let range = IovaRange::new(Iova::new(0x20_0000), 3 << 20)?;
 //! let mut unmap = table.unmap(&memory, range)?;
-//! let mut runs = heapless::Vec::<IoRun, 512>::new();
+//! let mut runs = heapless::Vec::<UnmappedRun, 512>::new();
 //! while let Some(unmapped) = unmap.step(&memory, &mut runs)? {
 //!     // Here the IOMMU is told to forget `unmapped.range()`. Then:
-//!     unmapped.flushed(&memory)?;
-//!     assert_eq!(runs, [run]); // may be unpinned now
+//!     let quiesced = unmapped.flushed(&memory)?;
+//!     let [released] = quiesced.runs() else { panic!("one run") };
+//!     assert_eq!((released.addr, released.bytes), (run.addr, run.bytes)); // may be unpinned now
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -38,15 +39,21 @@ use pinfold_arch::{
 
 use crate::error::ErrorKind;
 use crate::host::{IoTables, TableView};
+use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
 
+mod dirty;
 mod map;
-mod range;
+mod replace;
+mod split;
 mod tree;
 mod unmap;
+mod visit;
 
-pub use range::{IovaRange, IovaRangeError};
-pub use unmap::{Unmap, Unmapped};
+pub use dirty::{DirtyBitmap, Harvest};
+pub use replace::Replace;
+pub use unmap::{Quiesced, Unmap, Unmapped};
+pub use visit::Visited;
 
 /// Memory for a device to use: consecutive bytes that are pinned and released together.
 ///
@@ -57,6 +64,18 @@ pub struct IoRun {
     pub addr: PhysAddr,
     /// Length.
     pub bytes: u64,
+}
+
+/// Memory that a device could use, and cannot any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnmappedRun {
+    /// First byte.
+    pub addr: PhysAddr,
+    /// Length.
+    pub bytes: u64,
+    /// Whether the device may have written to any of it: it was allowed to, and hardware that keeps
+    /// marks does not say otherwise while [tracking](IoPageTable::start_tracking).
+    pub dirty: bool,
 }
 
 /// Where a device address leads.
@@ -75,12 +94,24 @@ pub struct IoTranslation {
 /// The tables of one device address space.
 #[derive(Debug)]
 pub struct IoPageTable<F> {
+    /// With as many levels as at the beginning.
     format: F,
-    root: IoTable,
+    /// Where the top table is, with the number of levels in the low bits: whoever reads one has the other,
+    /// while the tree grows. Written by [`grow`](Self::grow); the release there makes the table behind it
+    /// complete for the acquire in [`tree`](Self::tree).
+    root: Word,
     /// Tables that the host gave and that it has not got back. Written by everybody who maps or
     /// unmaps; says nothing about the order of anything else.
     live: Word,
+    /// What was unmapped and not flushed. As `live`.
+    unflushed: Word,
+    /// Whether it is asked which pages were written: 1 or 0. Written by who starts and stops that, which
+    /// devices and unmapping callers need not see at once.
+    tracking: Word,
 }
+
+/// Bits of the root's word that say how many levels there are.
+const LEVELS: u64 = 7;
 
 /// Why tables were not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -120,6 +151,27 @@ pub enum IoptError {
         /// What cannot be said.
         why: EncodeError,
     },
+    /// A leaf reaches over an end of the range, and it cannot be split while it is in use: the format cannot, or has
+    /// no smaller one.
+    #[error("the page at {at} cannot be split")]
+    Indivisible {
+        /// Where that leaf begins.
+        at: Iova,
+        /// Its size.
+        shift: PageShift,
+    },
+    /// Nothing is mapped there.
+    #[error("nothing is mapped at {at}")]
+    NotMapped {
+        /// The device address.
+        at: Iova,
+    },
+    /// The format has no marks, or it does not have them on.
+    #[error("the tables have no marks for pages that were written")]
+    NoMarks,
+    /// `pause` stopped the call.
+    #[error("interrupted")]
+    Interrupted,
     /// The buffer for what is unmapped has no room.
     #[error("the buffer for runs has no room")]
     NoBuffer,
@@ -144,9 +196,13 @@ impl IoptError {
             Self::Unaligned { .. }
             | Self::OutsideAperture { .. }
             | Self::InsideLeaf { .. }
+            | Self::Indivisible { .. }
+            | Self::NoMarks
             | Self::NoBuffer
             | Self::Encode { .. } => ErrorKind::InvalidArgument,
             Self::Mapped { .. } => ErrorKind::Busy,
+            Self::NotMapped { .. } => ErrorKind::NotMapped,
+            Self::Interrupted => ErrorKind::Interrupted,
             Self::NoMemory => ErrorKind::NoMemory,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
         }
@@ -158,30 +214,111 @@ impl<F: IoFormat> IoPageTable<F> {
     ///
     /// # Errors
     /// [`IoptError::NoMemory`]; [`IoptError::Corrupt`] if the memory that the host gives is not in its
-    /// memory.
+    /// memory or not aligned.
     pub fn new<T: IoTables>(format: F, tables: &T) -> Result<Self, IoptError> {
         let live = Word::new(0);
         let shape = format.top(PhysAddr::new(0));
         let (root, _) = tree::allocate(&format, tables, &live, shape, Iova::new(0))?;
-        Ok(Self { format, root, live })
+        Ok(Self::with_root(format, root.base, live))
     }
 
-    /// The format.
+    /// The tables under `top`, which somebody has made. Where anything is given back, [`IoTables::free`] gets
+    /// tables of these.
+    ///
+    /// # Context
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody maps or unmaps meanwhile.
+    ///
+    /// # Errors
+    /// [`IoptError::Corrupt`] if a table is outside the host's memory or holds an entry that is malformed.
+    pub fn open<T: IoTables>(format: F, tables: &T, top: PhysAddr) -> Result<Self, IoptError> {
+        let root = format.top(top);
+        if top.raw() & LEVELS != 0 {
+            return Err(IoptError::Corrupt { at: Iova::new(0), raw: top.raw() });
+        }
+        let mut live = 1;
+        let mut budget = tree::Budget::new(tables, 0);
+        tree::tables_below(&format, &mut budget, &root, &mut |_| live += 1)?;
+        Ok(Self::with_root(format, top, Word::new(live)))
+    }
+
+    fn with_root(format: F, top: PhysAddr, live: Word) -> Self {
+        let root = Word::new(top.raw() | u64::from(format.levels()));
+        Self { format, root, live, unflushed: Word::new(0), tracking: Word::new(0) }
+    }
+
+    /// The format and the top table, of one moment.
+    fn tree(&self) -> (F, IoTable) {
+        self.tree_of(self.root.load(Ordering::Acquire))
+    }
+
+    /// What a value of the root's word says.
+    fn tree_of(&self, root: u64) -> (F, IoTable) {
+        let format = self.format.with_levels((root & LEVELS) as u8).unwrap_or(self.format);
+        (format, format.top(PhysAddr::new(root & !LEVELS)))
+    }
+
+    /// The format, with the levels that there are now.
     #[must_use]
     pub fn format(&self) -> F {
-        self.format
+        self.tree().0
     }
 
     /// The top table, to be named in the device's root entry.
     #[must_use]
     pub fn root(&self) -> IoTable {
-        self.root
+        self.tree().1
     }
 
     /// Tables that the host gave and that it has not got back.
     #[must_use]
     pub fn tables(&self) -> u64 {
         self.live.load(Ordering::Relaxed)
+    }
+
+    /// How often something was unmapped and nobody has said that it was flushed: what is under way, and
+    /// [`Unmapped`]s that were forgotten.
+    #[must_use]
+    pub fn unflushed(&self) -> u64 {
+        self.unflushed.load(Ordering::Relaxed)
+    }
+
+    /// Adds levels until `last` is translated, as few as it takes; none if it is already. What is mapped stays
+    /// where it is. A device uses the new tables when its root entry names [`root`](Self::root) with
+    /// [`format`](Self::format), and until then it finds below the old top table what is there.
+    ///
+    /// # Context
+    /// Any. Others map, unmap and translate meanwhile; but nobody unmaps all that the old top table maps
+    /// before every root entry is written and the IOMMU has forgotten the old ones.
+    ///
+    /// # Errors
+    /// [`IoptError::OutsideAperture`] if the format has no more levels, [`IoptError::NoMemory`],
+    /// [`IoptError::Corrupt`] as in [`new`](Self::new).
+    pub fn grow<T: IoTables>(&self, tables: &T, last: Iova) -> Result<(), IoptError> {
+        loop {
+            let raw = self.root.load(Ordering::Acquire);
+            let (format, root) = self.tree_of(raw);
+            if last <= format.last() {
+                return Ok(());
+            }
+            let taller = format.levels().checked_add(1).and_then(|more| format.with_levels(more));
+            let taller = taller.ok_or(IoptError::OutsideAperture { at: last })?;
+            let start = Iova::new(0);
+            let shape = taller.top(PhysAddr::new(0));
+            let (top, view) = tree::allocate(&taller, tables, &self.live, shape, start)?;
+            let link = taller.encode(&top, 0, IoEntry::Table(root, Access::all()));
+            let grown = link.map(|link| {
+                view.store(0, tree::in_memory(&taller, link));
+                tables.written(top.base, 8);
+                let new = top.base.raw() | u64::from(taller.levels());
+                let (done, seen) = (Ordering::AcqRel, Ordering::Relaxed);
+                self.root.compare_exchange(raw, new, done, seen).is_ok()
+            });
+            // Somebody else was faster: it may be high enough by now.
+            if grown != Ok(true) {
+                tree::release(tables, &self.live, &top);
+            }
+            grown.map_err(|why| IoptError::Encode { at: start, why })?;
+        }
     }
 
     /// Where `at` leads, `None` where nothing is mapped.
@@ -196,13 +333,14 @@ impl<F: IoFormat> IoPageTable<F> {
         tables: &T,
         at: Iova,
     ) -> Result<Option<IoTranslation>, IoptError> {
-        if at > self.format.last() {
+        let (format, mut table) = self.tree();
+        if at > format.last() {
             return Err(IoptError::OutsideAperture { at });
         }
-        let (mut table, mut access) = (self.root, Access::all());
+        let mut access = Access::all();
         loop {
             let view = view(tables, &table, at)?;
-            match tree::entry(&self.format, &table, &view, at)? {
+            match tree::entry(&format, &table, &view, at)? {
                 IoEntry::Absent => return Ok(None),
                 IoEntry::Table(next, most) => (table, access) = (next, access & most),
                 IoEntry::Leaf(leaf) => {
@@ -219,14 +357,45 @@ impl<F: IoFormat> IoPageTable<F> {
     /// Gives back all tables, whatever they map.
     ///
     /// # Context
-    /// Any. No IOMMU uses the tables any more.
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause). No IOMMU uses the tables any more.
     ///
     /// # Errors
     /// [`IoptError::Corrupt`]: what is behind a corrupt entry was not given back, everything else was.
     pub fn destroy<T: IoTables>(self, tables: &T) -> Result<(), IoptError> {
-        let result = tree::destroy(&self.format, tables, &self.live, &self.root);
-        tree::release(tables, &self.live, &self.root);
+        let (format, root) = self.tree();
+        let mut budget = tree::Budget::new(tables, 0);
+        let mut release = |table: &IoTable| tree::release(tables, &self.live, table);
+        let result = tree::tables_below(&format, &mut budget, &root, &mut release);
+        release(&root);
         result
+    }
+
+    /// Whether the tables translate a range, and it is made of pages.
+    fn aligned(&self, range: IovaRange) -> Result<(), IoptError> {
+        let format = self.format();
+        if range.last() > format.last() {
+            return Err(IoptError::OutsideAperture { at: range.last() });
+        }
+        match range.is_aligned(format.base()) {
+            true => Ok(()),
+            false => Err(IoptError::Unaligned { at: range.start() }),
+        }
+    }
+
+    /// The first leaf that reaches over an end of a range: where it begins, and its size.
+    fn cut<T: IoTables>(
+        &self,
+        tables: &T,
+        range: IovaRange,
+    ) -> Result<Option<(Iova, PageShift)>, IoptError> {
+        for edge in [range.start(), range.last()] {
+            let Some(found) = self.translate(tables, edge)? else { continue };
+            let (first, shift) = (edge.align_down(found.shift), found.shift);
+            if !range.covers(first, Iova::new(first.raw() | shift.mask())) {
+                return Ok(Some((first, shift)));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -26,6 +26,7 @@ pub use pinfold_arch::{
 };
 
 pub mod error;
+pub mod iova;
 pub mod request;
 pub mod sync;
 
@@ -56,6 +57,7 @@ pub mod engine;
 pub use engine::Engine;
 pub use error::ErrorKind;
 pub use frames::FrameTable;
+pub use iova::{IovaRange, IovaRangeError};
 pub use pin::{Dirtied, PinCause, PinError, Pinned, UnpinError, Unpinned};
 pub use realmode::{Areas, RealMode, RegionId};
 pub use region::Registry;

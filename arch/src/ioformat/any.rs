@@ -81,6 +81,10 @@ macro_rules! formats {
                 match self { $(Self::$Format(format) => format.volatile_bits(),)* }
             }
 
+            fn replaces(&self) -> bool {
+                match self { $(Self::$Format(format) => format.replaces(),)* }
+            }
+
             fn splits(&self) -> bool {
                 match self { $(Self::$Format(format) => format.splits(),)* }
             }

@@ -401,6 +401,10 @@ impl IoFormat for Smmu {
         self.tables.volatile_bits()
     }
 
+    fn replaces(&self) -> bool {
+        false
+    }
+
     fn splits(&self) -> bool {
         self.splits
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use pinfold::PhysAddr;
-use pinfold::host::{IoTables, PhysMem, TableView};
+use pinfold::host::{Flow, IoTables, PhysMem, Progress, TableView, Wait};
 use pinfold::sync::Word;
 
 use crate::ram::index;
@@ -20,6 +20,11 @@ pub struct TableMemory {
     /// Bytes that were said to be written, and calls that said so.
     written: AtomicU64,
     writes: AtomicU64,
+    /// Entries between two pauses, pauses so far, and those that go on before one says stop; none does at
+    /// `u64::MAX`.
+    step: AtomicU64,
+    pauses: AtomicU64,
+    stop: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -46,12 +51,31 @@ impl TableMemory {
             left: AtomicU64::new(u64::MAX),
             written: AtomicU64::new(0),
             writes: AtomicU64::new(0),
+            step: AtomicU64::new(4096),
+            pauses: AtomicU64::new(0),
+            stop: AtomicU64::new(u64::MAX),
         }
     }
 
     /// Lets so many allocations succeed, and all after them fail.
     pub fn fail_after(&self, allocations: u64) {
         self.left.store(allocations, Ordering::Relaxed);
+    }
+
+    /// How many entries a call may handle between two pauses.
+    pub fn set_step(&self, entries: u64) {
+        self.step.store(entries, Ordering::Relaxed);
+    }
+
+    /// Lets so many pauses go on, and all after them say stop.
+    pub fn stop_after(&self, pauses: u64) {
+        self.stop.store(pauses, Ordering::Relaxed);
+    }
+
+    /// Pauses so far.
+    #[must_use]
+    pub fn pauses(&self) -> u64 {
+        self.pauses.load(Ordering::Relaxed)
     }
 
     /// Tables in use.
@@ -85,14 +109,28 @@ impl PhysMem for TableMemory {
     }
 }
 
+/// Takes one of what is left, if anything is; `u64::MAX` never ends.
+fn takes_one(left: &AtomicU64) -> bool {
+    let take = |left: u64| if left == u64::MAX { Some(left) } else { left.checked_sub(1) };
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+}
+
+impl Wait for TableMemory {
+    fn step(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    fn pause(&self, _: Progress) -> Flow {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+        if takes_one(&self.stop) { Flow::Continue } else { Flow::Stop }
+    }
+}
+
 impl IoTables for TableMemory {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
-        let take = |left: u64| match left {
-            0 => None,
-            u64::MAX => Some(left),
-            _ => Some(left - 1),
-        };
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        if !takes_one(&self.left) {
+            return None;
+        }
         let mut state = self.state.lock().ok()?;
         // Never the same place twice, so that nothing reaches what came after it.
         let at = state.next.next_multiple_of(bytes);

@@ -1,286 +1,403 @@
 //! Mapping runs of memory.
 
+use core::borrow::Borrow;
+
 use pinfold_arch::addr::index;
 use pinfold_arch::{
     Access, EncodeError, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova, PageShift, PhysAddr,
 };
 
-use super::tree::{self, Level, Path};
+use super::tree::{self, Budget, Cursor, Level};
 use super::{IoPageTable, IoRun, IoptError};
-use crate::host::IoTables;
+use crate::host::{Flow, IoTables, TableView};
 use crate::sync::{Ordering, Word};
 
 /// What all leaves of a call have in common.
 #[derive(Clone, Copy, Debug)]
-struct Grant {
-    access: Access,
-    flags: IoFlags,
+pub(super) struct Grant {
+    pub(super) access: Access,
+    pub(super) flags: IoFlags,
+}
+
+impl Grant {
+    pub(super) fn leaf(self, addr: PhysAddr, shift: PageShift) -> IoLeaf {
+        IoLeaf { flags: self.flags, ..IoLeaf::new(addr, shift, self.access) }
+    }
 }
 
 impl<F: IoFormat> IoPageTable<F> {
     /// Maps runs of memory one behind the other, from `start` on, with the largest leaves that the
     /// format has and a run allows. All of them or none: after an error nothing of them is mapped. But a
     /// device may have used what was mapped until then: after [`IoptError::Mapped`],
-    /// [`IoptError::NoMemory`] and [`IoptError::Corrupt`] flush from `start` on before the memory is
-    /// released. Tables that were made stay, empty, until [`trim`](Self::trim) or the range is unmapped.
+    /// [`IoptError::NoMemory`], [`IoptError::Interrupted`] and [`IoptError::Corrupt`] flush from `start` on
+    /// before the memory is released. Tables that were made stay, empty, until [`trim`](Self::trim) or the
+    /// range is unmapped.
     ///
     /// # Context
-    /// Any. Nobody else maps or unmaps the same range. The IOMMU may have to be told of new mappings, too
-    /// (caching mode); that is up to the caller.
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody else maps or unmaps the same range. The
+    /// IOMMU may have to be told of new mappings, too (caching mode); that is up to the caller.
     ///
     /// # Errors
     /// [`IoptError::Unaligned`], [`IoptError::OutsideAperture`], and [`IoptError::Encode`] for memory or an
     /// access that the format cannot say: before anything is written. [`IoptError::Mapped`],
-    /// [`IoptError::NoMemory`], [`IoptError::Corrupt`]; [`IoptError::Encode`] for a table that the host gave.
-    pub fn map<T: IoTables>(
+    /// [`IoptError::NoMemory`], [`IoptError::Corrupt`]; [`IoptError::Interrupted`] if `pause` said so;
+    /// [`IoptError::Encode`] for a table that the host gave.
+    pub fn map<T, R>(
         &self,
         tables: &T,
         start: Iova,
-        runs: &[IoRun],
+        runs: R,
         access: Access,
         flags: IoFlags,
-    ) -> Result<(), IoptError> {
-        let grant = Grant { access, flags };
-        self.check(start, runs, grant)?;
-        let mut path = Path::new();
-        tree::descend(&mut path, tables, self.root, start.raw())?;
-        let mut at = start.raw();
+    ) -> Result<(), IoptError>
+    where
+        T: IoTables,
+        R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
+    {
+        let (grant, runs) = (Grant { access, flags }, runs.into_iter());
+        let tree = self.tree();
+        let bytes = check(tree, start, runs.clone(), grant)?;
+        let cursor = Cursor::new(tree, tables)?.mapping();
+        let budget = Budget::new(tables, bytes >> tree.0.base().raw());
+        let mut writer =
+            Writer { live: &self.live, cursor, budget, grant, start: start.raw(), at: start.raw() };
         for run in runs {
-            if let Err(error) = self.map_run(tables, &mut path, &mut at, *run, grant) {
-                self.clear(tables, start.raw(), at);
+            let mut run = *run.borrow();
+            while run.bytes > 0 {
+                let error = match writer.step(&mut run) {
+                    Ok(Met::Leaf(_, at, _)) => IoptError::Mapped { at: Iova::new(at) },
+                    Ok(_) => continue,
+                    Err(error) => error,
+                };
+                writer.clear();
                 return Err(error);
             }
         }
         Ok(())
     }
+}
 
-    /// Everything that can be known before the first write.
-    fn check(&self, start: Iova, runs: &[IoRun], grant: Grant) -> Result<(), IoptError> {
-        let (base, mut at) = (self.format.base(), start.raw());
-        let last = self.format.last().raw();
-        let mut room = last.checked_sub(at).ok_or(IoptError::OutsideAperture { at: start })?;
-        let mut full = false;
-        for run in runs {
-            let here = Iova::new(at);
-            if (at | run.addr.raw() | run.bytes) & base.mask() != 0 {
-                return Err(IoptError::Unaligned { at: here });
-            }
-            let Some(others) = run.bytes.checked_sub(1) else { continue };
-            // The very last byte may be the last address there is.
-            if full || others > room {
-                return Err(IoptError::OutsideAperture { at: here });
-            }
-            let end = run.addr.checked_add(others);
-            let end = end.ok_or(EncodeError::Address { addr: run.addr });
-            for addr in [Ok(run.addr), end.map(|end| end.align_down(base))] {
-                let said = addr.and_then(|addr| self.says(addr, grant));
-                said.map_err(|why| IoptError::Encode { at: here, why })?;
-            }
-            full = others == room;
-            room = room.wrapping_sub(run.bytes);
-            at = at.wrapping_add(run.bytes);
+/// Everything that can be known before the first write; how many bytes it is in all.
+pub(super) fn check<F: IoFormat>(
+    (format, root): (F, IoTable),
+    start: Iova,
+    runs: impl Iterator<Item: Borrow<IoRun>>,
+    grant: Grant,
+) -> Result<u64, IoptError> {
+    let (base, mut at) = (format.base(), start.raw());
+    let last = format.last().raw();
+    let mut room = last.checked_sub(at).ok_or(IoptError::OutsideAperture { at: start })?;
+    let mut full = false;
+    for run in runs {
+        let run = run.borrow();
+        let here = Iova::new(at);
+        if (at | run.addr.raw() | run.bytes) & base.mask() != 0 {
+            return Err(IoptError::Unaligned { at: here });
         }
-        Ok(())
-    }
-
-    /// Whether the format has a leaf of the smallest size for it.
-    fn says(&self, addr: PhysAddr, grant: Grant) -> Result<u64, EncodeError> {
-        let mut table = self.root;
-        while table.shift > self.format.base() {
-            let Some(next) = self.format.below(&table, table.base) else { break };
-            table = next;
+        let Some(others) = run.bytes.checked_sub(1) else { continue };
+        // The very last byte may be the last address there is.
+        if full || others > room {
+            return Err(IoptError::OutsideAperture { at: here });
         }
-        let leaf = IoLeaf { flags: grant.flags, ..IoLeaf::new(addr, table.shift, grant.access) };
-        self.format.encode(&table, 0, IoEntry::Leaf(leaf))
-    }
-
-    /// Maps one run; `at` is behind what was mapped, also after an error.
-    fn map_run<'m, T: IoTables>(
-        &self,
-        tables: &'m T,
-        path: &mut Path<'m>,
-        at: &mut u64,
-        run: IoRun,
-        grant: Grant,
-    ) -> Result<(), IoptError> {
-        let (mut addr, mut left) = (run.addr.raw(), run.bytes);
-        // Set where a larger leaf met a table.
-        let mut single = false;
-        while left > 0 {
-            while path.len() > 1 && path.last().is_some_and(|level| *at > level.last()) {
-                path.pop();
-            }
-            let Some(level) = path.last().copied() else { return Ok(()) };
-            let here = Iova::new(*at);
-            match tree::entry(&self.format, &level.table, &level.view, here)? {
-                IoEntry::Table(next, _) => {
-                    // Whoever wrote it may not have come to say so yet, and what is mapped behind it
-                    // must be found when this returns.
-                    tables.written(tree::word_at(&level.table, here), 8);
-                    tree::descend(path, tables, next, *at)?;
-                    continue;
-                }
-                IoEntry::Leaf(_) => return Err(IoptError::Mapped { at: here }),
-                IoEntry::Absent | IoEntry::Malformed => {}
-            }
-            let most = if single { level.table.shift.bytes() } else { left };
-            let Some(size) = self.largest(&level.table, *at | addr, most.min(left)) else {
-                tree::ensure(&self.format, tables, &self.live, &level, *at)?;
-                continue;
-            };
-            let leaf = IoLeaf::new(PhysAddr::new(addr), size, grant.access);
-            let leaf = IoLeaf { flags: grant.flags, ..leaf };
-            let stretch = if single { size.bytes() } else { self.stretch(&level, *at, addr, size) };
-            let bytes = stretch.min(left) >> size.raw() << size.raw();
-            let (done, result) = self.write(tables, &level, *at, leaf, bytes);
-            single = done == 0;
-            (addr, left) = (addr.wrapping_add(done), left - done);
-            *at = at.wrapping_add(done);
-            result?;
+        let end = run.addr.checked_add(others);
+        let end = end.ok_or(EncodeError::Address { addr: run.addr });
+        for addr in [Ok(run.addr), end.map(|end| end.align_down(base))] {
+            let said = addr.and_then(|addr| says(&format, root, addr, grant));
+            said.map_err(|why| IoptError::Encode { at: here, why })?;
         }
-        Ok(())
+        full = others == room;
+        room = room.wrapping_sub(run.bytes);
+        at = at.wrapping_add(run.bytes);
     }
+    Ok(at.wrapping_sub(start.raw()))
+}
 
-    /// The largest leaf that an entry of the table can be, for addresses with these low bits.
-    fn largest(&self, table: &IoTable, addresses: u64, left: u64) -> Option<PageShift> {
-        let aligned = addresses.trailing_zeros().min(63);
-        let fitting = aligned.min(63 - left.leading_zeros());
-        let most = PageShift::new(u8::try_from(fitting).ok()?)?;
-        self.format.leaf_sizes(table).at_most(most)
+/// Whether the format has a leaf of the smallest size for it.
+fn says<F: IoFormat>(
+    format: &F,
+    root: IoTable,
+    addr: PhysAddr,
+    grant: Grant,
+) -> Result<u64, EncodeError> {
+    let mut table = root;
+    while table.shift > format.base() {
+        let Some(next) = format.below(&table, table.base) else { break };
+        table = next;
     }
+    format.encode(&table, 0, IoEntry::Leaf(grant.leaf(addr, table.shift)))
+}
 
-    /// Bytes from `at` to where the table ends, or where leaves of the next larger size can begin.
-    fn stretch(&self, level: &Level<'_>, at: u64, addr: u64, size: PageShift) -> u64 {
-        let to_end = (level.last() - at).saturating_add(1);
-        let larger = self.format.leaf_sizes(&level.table).above(size);
-        // Both addresses must come to a multiple of it at the same time.
-        match larger.filter(|larger| (at ^ addr) & larger.mask() == 0) {
-            Some(larger) => (larger.mask() - (at & larger.mask())).saturating_add(1).min(to_end),
-            None => to_end,
+/// What stands in the way.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Met<'m> {
+    Nothing,
+    Table,
+    /// A leaf, the first address of the entry, and the table that it is in.
+    Leaf(IoLeaf, u64, Level<'m>),
+}
+
+/// Maps from one address on.
+#[derive(Debug)]
+pub(super) struct Writer<'m, F: IoFormat, T: IoTables> {
+    pub(super) live: &'m Word,
+    pub(super) cursor: Cursor<'m, F, T>,
+    pub(super) budget: Budget<'m, T>,
+    pub(super) grant: Grant,
+    /// Where it began.
+    pub(super) start: u64,
+    /// Where it stands.
+    pub(super) at: u64,
+}
+
+impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
+    /// Maps the beginning of a run, as many leaves as can be written at once, and takes it off the run, also
+    /// with an error. Says which leaf is in the way, if one is.
+    pub(super) fn step(&mut self, run: &mut IoRun) -> Result<Met<'m>, IoptError> {
+        let (at, format) = (self.at, self.cursor.format);
+        let (level, found) = self.cursor.find(at)?;
+        if let IoEntry::Leaf(leaf) = found {
+            return Ok(Met::Leaf(leaf, at, level));
         }
-    }
-
-    /// Writes leaves like `leaf` one behind the other, `bytes` of them, up to where a table stands.
-    /// Says how many bytes were mapped, also with an error.
-    fn write<T: IoTables>(
-        &self,
-        tables: &T,
-        level: &Level<'_>,
-        at: u64,
-        leaf: IoLeaf,
-        bytes: u64,
-    ) -> (u64, Result<(), IoptError>) {
-        let (format, table) = (&self.format, &level.table);
-        let first = table.index(Iova::new(at));
-        let entries = index(bytes >> table.shift.raw());
-        let words = level.view.words_from(index(u64::from(first)), entries);
-        let mut done = 0;
-        let result = match format.encode(table, 0, IoEntry::Absent) {
-            Ok(absent) => {
-                let place = Place { format, table, at, first, absent };
-                place.write(words, leaf, &mut done)
-            }
-            Err(why) => Err(IoptError::Encode { at: Iova::new(at), why }),
+        let table = &level.table;
+        let Some(size) = largest(&format, table, at | run.addr.raw(), run.bytes) else {
+            return self.below(&level, run).map(|()| Met::Nothing);
         };
-        tables.written(tree::word_at(table, Iova::new(at)), done * 8);
-        (done << table.shift.raw(), result)
+        let bytes = stretch(&format, &level, at, run.addr.raw(), size).min(run.bytes);
+        match self.leaves(&level, size, bytes, run)? {
+            Met::Table if self.at == at => {}
+            met => return Ok(met),
+        }
+        // A larger leaf met a table in one of its entries. A smaller one goes in front of it.
+        match largest(&format, table, at | run.addr.raw(), table.shift.bytes()) {
+            Some(size) => self.leaves(&level, size, size.bytes(), run),
+            None => self.below(&level, run).map(|()| Met::Nothing),
+        }
     }
 
-    /// Takes out what a call has mapped from `from` up to `to`: nothing else is there.
-    fn clear<T: IoTables>(&self, tables: &T, from: u64, to: u64) {
-        let mut path = Path::new();
-        let mut at = from;
-        if to == from || tree::descend(&mut path, tables, self.root, at).is_err() {
-            return;
+    /// Writes leaves of one size one behind the other, up to where something stands.
+    fn leaves(
+        &mut self,
+        level: &Level<'m>,
+        size: PageShift,
+        bytes: u64,
+        run: &mut IoRun,
+    ) -> Result<Met<'m>, IoptError> {
+        let (table, place) = (&level.table, level.place(self.at));
+        let leaf = self.grant.leaf(run.addr, size);
+        let per_leaf = leaf.entries(table);
+        let entries = (bytes >> table.shift.raw()).min(self.budget.most().max(per_leaf));
+        let words = level.view.words_from(place, index(entries / per_leaf * per_leaf));
+        let leaves = Leaves::new(&self.cursor.format, table, self.at, leaf)?;
+        let mut done = 0;
+        let met = leaves.write(words, &mut done).map(|met| match met {
+            None => Met::Nothing,
+            Some((entry, IoEntry::Leaf(leaf))) => Met::Leaf(leaf, leaves.iova(entry).raw(), *level),
+            Some(_) => Met::Table,
+        });
+        self.cursor.wrote(place, index(done));
+        self.went(run, done << table.shift.raw(), done.max(1)).and(met)
+    }
+
+    /// So many bytes of a run were mapped, in so many entries.
+    pub(super) fn went(
+        &mut self,
+        run: &mut IoRun,
+        bytes: u64,
+        entries: u64,
+    ) -> Result<(), IoptError> {
+        run.addr = PhysAddr::new(run.addr.raw().wrapping_add(bytes));
+        run.bytes = run.bytes.wrapping_sub(bytes);
+        self.at = self.at.wrapping_add(bytes);
+        let pages = self.at.wrapping_sub(self.start) >> self.cursor.format.base().raw();
+        match self.budget.spend(entries, pages) {
+            Flow::Continue => Ok(()),
+            Flow::Stop => Err(IoptError::Interrupted),
         }
-        while at != to {
-            while path.len() > 1 && path.last().is_some_and(|level| at > level.last()) {
-                path.pop();
+    }
+
+    /// Makes the table behind an entry, full of leaves if the run goes all the way through it.
+    fn below(&mut self, level: &Level<'m>, run: &mut IoRun) -> Result<(), IoptError> {
+        let (at, span, format) = (self.at, level.table.shift.bytes(), self.cursor.format);
+        let full = at & (span - 1) == 0 && run.bytes >= span;
+        let below = format
+            .below(&level.table, level.table.base)
+            .filter(|below| full && u64::from(below.entries()) <= self.budget.most());
+        let size = below.and_then(|below| largest(&format, &below, at | run.addr.raw(), span));
+        let (Some(below), Some(size)) = (below, size) else {
+            return tree::make(&mut self.cursor, self.live, (level, at), IoEntry::Absent, None)
+                .map(drop);
+        };
+        let leaf = self.grant.leaf(run.addr, size);
+        let mut fill = |table: &IoTable, view: &TableView<'_>| {
+            Leaves::new(&format, table, at, leaf)?.fill(view.words_from(0, view.len()))
+        };
+        let made =
+            tree::make(&mut self.cursor, self.live, (level, at), IoEntry::Absent, Some(&mut fill));
+        match made? {
+            true => self.went(run, span, below.entries().into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes out what was mapped: nothing else is there.
+    fn clear(&mut self) {
+        let (end, mut at) = (self.at, self.start);
+        while at != end {
+            let Ok((level, found)) = self.cursor.find(at) else { return };
+            let IoEntry::Leaf(leaf) = found else { return };
+            let format = self.cursor.format;
+            let Ok(absent) = tree::absent(&format, &level.table, Iova::new(at)) else { return };
+            let place = level.place(at);
+            let entries = index(leaf.entries(&level.table));
+            for word in level.view.words_from(place, entries) {
+                word.store(tree::in_memory(&format, absent), Ordering::Release);
             }
-            let Some(level) = path.last().copied() else { return };
-            let entry = tree::entry(&self.format, &level.table, &level.view, Iova::new(at));
-            if let Ok(IoEntry::Table(next, _)) = entry
-                && tree::descend(&mut path, tables, next, at).is_ok()
-            {
-                continue;
-            }
-            let absent = self.format.encode(&level.table, 0, IoEntry::Absent).unwrap_or(0);
-            let place = index(u64::from(level.table.index(Iova::new(at))));
-            level.view.store(place, tree::in_memory(&self.format, absent));
-            tables.written(tree::word_at(&level.table, Iova::new(at)), 8);
-            let (_, last) = level.entry_at(at);
-            at = last.wrapping_add(1);
+            self.cursor.wrote(place, entries);
+            at = at.wrapping_add(leaf.shift.bytes());
+            let _ = self.budget.spend(entries as u64, 0);
         }
     }
 }
 
-/// Entries of one table, to be written.
-struct Place<'t, F> {
+/// The largest leaf that an entry of the table can be, for addresses with these low bits.
+pub(super) fn largest<F: IoFormat>(
+    format: &F,
+    table: &IoTable,
+    addresses: u64,
+    left: u64,
+) -> Option<PageShift> {
+    let aligned = addresses.trailing_zeros().min(63);
+    let fitting = aligned.min(63 - left.leading_zeros());
+    let most = PageShift::new(u8::try_from(fitting).ok()?)?;
+    format.leaf_sizes(table).at_most(most)
+}
+
+/// Bytes from `at` to where the table ends, or where leaves of the next larger size can begin.
+fn stretch<F: IoFormat>(format: &F, level: &Level<'_>, at: u64, addr: u64, size: PageShift) -> u64 {
+    let to_end = (level.last() - at).saturating_add(1);
+    let larger = format.leaf_sizes(&level.table).above(size);
+    // Both addresses must come to a multiple of it at the same time.
+    match larger.filter(|larger| (at ^ addr) & larger.mask() == 0) {
+        Some(larger) => (larger.mask() - (at & larger.mask())).saturating_add(1).min(to_end),
+        None => to_end,
+    }
+}
+
+/// Leaves of one size for consecutive memory, in one table.
+#[derive(Debug)]
+pub(super) struct Leaves<'t, F> {
     format: &'t F,
     table: &'t IoTable,
-    /// The address of the first of them, and its index.
+    /// The address of the first, and its index.
     at: u64,
     first: u32,
+    leaf: IoLeaf,
     /// What an entry without a meaning is.
     absent: u64,
 }
 
-impl<F: IoFormat> Place<'_, F> {
+impl<'t, F: IoFormat> Leaves<'t, F> {
+    pub(super) fn new(
+        format: &'t F,
+        table: &'t IoTable,
+        at: u64,
+        leaf: IoLeaf,
+    ) -> Result<Self, IoptError> {
+        let absent = tree::absent(format, table, Iova::new(at))?;
+        Ok(Self { format, table, at, first: table.index(Iova::new(at)), leaf, absent })
+    }
+
     fn iova(&self, entry: u64) -> Iova {
         Iova::new(self.at.wrapping_add(entry << self.table.shift.raw()))
     }
 
-    fn encode(&self, leaf: IoLeaf, entry: u64) -> Result<u64, IoptError> {
-        let inside = (entry / leaf.entries(self.table)) << leaf.shift.raw();
+    /// The value of an entry, counted from the first.
+    pub(super) fn encode(&self, entry: u64) -> Result<u64, IoptError> {
+        let (leaf, table) = (self.leaf, self.table);
+        let inside = (entry / leaf.entries(table)) << leaf.shift.raw();
         let addr = PhysAddr::new(leaf.addr.raw().wrapping_add(inside));
         let number = self.first.wrapping_add(u32::try_from(entry).unwrap_or(0));
-        let raw = self.format.encode(self.table, number, IoEntry::Leaf(IoLeaf { addr, ..leaf }));
+        let raw = self.format.encode(table, number, IoEntry::Leaf(IoLeaf { addr, ..leaf }));
         raw.map_err(|why| IoptError::Encode { at: self.iova(entry), why })
     }
 
-    /// What stands in a word; never malformed.
+    /// What one leaf's value is more than the one before, if that is all that changes over so many
+    /// entries: the address, in its own place.
+    fn difference(&self, entries: usize) -> Option<u64> {
+        let (leaf, table) = (self.leaf, self.table);
+        let bytes = (entries as u64) << table.shift.raw();
+        let last = leaf.addr.raw().wrapping_add(bytes.wrapping_sub(leaf.shift.bytes()));
+        let moves = leaf.addr.raw() ^ last;
+        let counts = leaf.shift == table.shift && moves & !self.format.address_bits(table) == 0;
+        counts.then_some(leaf.shift.bytes())
+    }
+
+    /// What stands in a word, if anything does; never malformed.
     #[inline]
-    fn found(&self, word: &Word, entry: u64) -> Result<IoEntry, IoptError> {
+    fn found(&self, word: &Word, entry: u64) -> Result<Option<IoEntry>, IoptError> {
         let raw = tree::in_memory(self.format, word.load(Ordering::Relaxed));
-        if raw == self.absent {
-            return Ok(IoEntry::Absent);
-        }
+        if raw == self.absent { Ok(None) } else { self.meaning(raw, entry) }
+    }
+
+    #[cold]
+    fn meaning(&self, raw: u64, entry: u64) -> Result<Option<IoEntry>, IoptError> {
         match self.format.decode(self.table, raw) {
             IoEntry::Malformed => Err(IoptError::Corrupt { at: self.iova(entry), raw }),
-            found => Ok(found),
+            IoEntry::Absent => Ok(None),
+            found => Ok(Some(found)),
         }
     }
 
-    /// Writes leaves into these words, and counts the words.
-    fn write(&self, words: &[Word], leaf: IoLeaf, done: &mut u64) -> Result<(), IoptError> {
-        let per_leaf = leaf.entries(self.table);
-        let (step, bytes) = (leaf.shift.bytes(), (words.len() as u64) << self.table.shift.raw());
-        // Where all that changes from one entry to the next is the address, in its own place.
-        let last = leaf.addr.raw().wrapping_add(bytes.wrapping_sub(step));
-        let moves = leaf.addr.raw() ^ last;
-        let counted = per_leaf == 1 && moves & !self.format.address_bits(self.table) == 0;
-        let mut raw = self.encode(leaf, 0)?;
-        for (number, group) in words.chunks_exact(index(per_leaf)).enumerate() {
-            let number = number as u64 * per_leaf;
-            // A leaf that takes several entries is there with all of them or not at all.
-            for (entry, word) in group.iter().enumerate() {
-                let entry = number + entry as u64;
-                match self.found(word, entry)? {
-                    IoEntry::Absent => {}
-                    IoEntry::Table(..) => return Ok(()),
-                    _ => return Err(IoptError::Mapped { at: self.iova(entry) }),
-                }
+    #[inline]
+    fn store(&self, word: &Word, raw: u64) {
+        // Release: the IOMMU finds memory that was there before its entry.
+        word.store(tree::in_memory(self.format, raw), Ordering::Release);
+    }
+
+    /// Writes leaves into words that have no meaning yet.
+    pub(super) fn fill(&self, words: &[Word]) -> Result<(), IoptError> {
+        if let Some(step) = self.difference(words.len()) {
+            let mut raw = self.encode(0)?;
+            for word in words {
+                self.store(word, raw);
+                raw = raw.wrapping_add(step);
             }
-            for (entry, word) in group.iter().enumerate() {
-                if !counted {
-                    raw = self.encode(leaf, number + entry as u64)?;
-                }
-                // Release: the IOMMU finds memory that was there before its entry.
-                word.store(tree::in_memory(self.format, raw), Ordering::Release);
-            }
-            raw = raw.wrapping_add(if counted { step } else { 0 });
-            *done += per_leaf;
+            return Ok(());
+        }
+        for (entry, word) in words.iter().enumerate() {
+            self.store(word, self.encode(entry as u64)?);
         }
         Ok(())
+    }
+
+    /// Writes leaves into words where nothing is mapped, and counts the words; what it met, if it did not
+    /// come to the end.
+    fn write(&self, words: &[Word], done: &mut u64) -> Result<Option<(u64, IoEntry)>, IoptError> {
+        if let Some(step) = self.difference(words.len()) {
+            let mut raw = self.encode(0)?;
+            for word in words {
+                if let Some(found) = self.found(word, *done)? {
+                    return Ok(Some((*done, found)));
+                }
+                self.store(word, raw);
+                raw = raw.wrapping_add(step);
+                *done += 1;
+            }
+            return Ok(None);
+        }
+        let per_leaf = self.leaf.entries(self.table);
+        for group in words.chunks_exact(index(per_leaf)) {
+            // A leaf that takes several entries is there with all of them or not at all.
+            for (entry, word) in (*done..).zip(group) {
+                if let Some(found) = self.found(word, entry)? {
+                    return Ok(Some((entry, found)));
+                }
+            }
+            for (entry, word) in (*done..).zip(group) {
+                self.store(word, self.encode(entry)?);
+            }
+            *done += per_leaf;
+        }
+        Ok(None)
     }
 }

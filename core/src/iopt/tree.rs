@@ -2,10 +2,10 @@
 
 use pinfold_arch::addr::index;
 use pinfold_arch::ioformat::MAX_IO_LEVELS;
-use pinfold_arch::{Access, IoEntry, IoFormat, IoTable, Iova, PhysAddr};
+use pinfold_arch::{Access, IoEntry, IoFormat, IoTable, Iova, PageCount, PhysAddr};
 
 use super::{IoptError, view};
-use crate::host::{IoTables, TableView};
+use crate::host::{Flow, IoTables, Progress, Step, TableView};
 use crate::sync::{Ordering, Word};
 
 /// An entry as it stands in memory.
@@ -51,36 +51,216 @@ pub(super) struct Level<'m> {
     pub(super) start: u64,
 }
 
-impl Level<'_> {
+impl<'m> Level<'m> {
+    fn new<T: IoTables>(tables: &'m T, table: IoTable, at: u64) -> Result<Self, IoptError> {
+        let view = view(tables, &table, Iova::new(at))?;
+        let span = u32::from(table.shift.raw()) + u32::from(table.bits);
+        Ok(Self { table, view, start: at & u64::MAX.checked_shl(span).unwrap_or(0) })
+    }
+
     /// The last address that it maps.
     pub(super) fn last(&self) -> u64 {
         let span = u32::from(self.table.shift.raw()) + u32::from(self.table.bits);
         self.start | u64::MAX.checked_shl(span).map_or(u64::MAX, |above| !above)
     }
 
-    /// The first address of the entry for `at`, and the last.
-    pub(super) fn entry_at(&self, at: u64) -> (u64, u64) {
-        let inside = self.table.shift.mask();
-        (at & !inside, at | inside)
+    fn maps(&self, at: u64) -> bool {
+        self.start <= at && at <= self.last()
+    }
+
+    /// The index of the entry for an address.
+    pub(super) fn place(&self, at: u64) -> usize {
+        index(u64::from(self.table.index(Iova::new(at))))
     }
 }
 
-/// The way to an address, from the top down.
-pub(super) type Path<'m> = heapless::Vec<Level<'m>, MAX_IO_LEVELS>;
+/// Where a call stands in the tree: the tables on the way to an address, from the top down, and which
+/// entries of each it has written but not said so yet.
+#[derive(Debug)]
+pub(super) struct Cursor<'m, F, T: IoTables> {
+    pub(super) format: F,
+    pub(super) tables: &'m T,
+    path: heapless::Vec<(Level<'m>, Changed), MAX_IO_LEVELS>,
+    /// Whether links that are passed are said to be written: see [`mapping`](Self::mapping).
+    announces: bool,
+}
 
-/// Adds a table to the way.
-pub(super) fn descend<'m, T: IoTables>(
-    path: &mut Path<'m>,
+/// Entries of a table, from the first to before the last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    from: usize,
+    to: usize,
+}
+
+/// Entries in a line of a cache. Some have longer lines; then a line may be named twice, never missed.
+const LINE: usize = 8;
+
+impl Changed {
+    /// Takes entries in. What is there already is said first, unless all lines between are touched.
+    #[inline]
+    fn add<T: IoTables>(&mut self, tables: &T, table: &IoTable, from: usize, to: usize) {
+        let line = |entry: usize| entry / LINE;
+        if self.from == self.to {
+            *self = Self { from, to };
+        } else if line(from) <= line(self.to - 1) + 1 && line(self.from) <= line(to - 1) + 1 {
+            *self = Self { from: self.from.min(from), to: self.to.max(to) };
+        } else {
+            self.say(tables, table);
+            *self = Self { from, to };
+        }
+    }
+
+    fn say<T: IoTables>(self, tables: &T, table: &IoTable) {
+        if self.from < self.to {
+            let at = table.base.raw().wrapping_add(self.from as u64 * 8);
+            tables.written(PhysAddr::new(at), (self.to - self.from) as u64 * 8);
+        }
+    }
+}
+
+impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
+    /// At the top of the tree `(format, root)`.
+    pub(super) fn new(tree: (F, IoTable), tables: &'m T) -> Result<Self, IoptError> {
+        let (format, root) = tree;
+        let mut cursor = Self { format, tables, path: heapless::Vec::new(), announces: false };
+        cursor.push(Level::new(tables, root, 0)?)?;
+        Ok(cursor)
+    }
+
+    /// For a call that maps memory: whoever wrote a link on the way may not have come to say so yet, and
+    /// what is mapped behind it must be found when the call returns.
+    pub(super) fn mapping(mut self) -> Self {
+        self.announces = true;
+        self
+    }
+
+    fn push(&mut self, level: Level<'m>) -> Result<(), IoptError> {
+        let corrupt =
+            IoptError::Corrupt { at: Iova::new(level.start), raw: level.table.base.raw() };
+        self.path.push((level, Changed::default())).map_err(|_| corrupt)
+    }
+
+    /// The lowest table on the way to an address, and what its entry says: never a table.
+    #[inline]
+    pub(super) fn find(&mut self, at: u64) -> Result<(Level<'m>, IoEntry), IoptError> {
+        self.climb(at);
+        loop {
+            let level = self.lowest(at)?;
+            match entry(&self.format, &level.table, &level.view, Iova::new(at))? {
+                IoEntry::Table(next, _) => {
+                    if self.announces {
+                        self.wrote(level.place(at), 1);
+                    }
+                    self.push(Level::new(self.tables, next, at)?)?;
+                }
+                found => return Ok((level, found)),
+            }
+        }
+    }
+
+    fn lowest(&self, at: u64) -> Result<Level<'m>, IoptError> {
+        let corrupt = IoptError::Corrupt { at: Iova::new(at), raw: 0 };
+        self.path.last().map(|(level, _)| *level).ok_or(corrupt)
+    }
+
+    /// Leaves the tables that do not map an address, but for the top one.
+    #[inline]
+    fn climb(&mut self, at: u64) {
+        while self.path.last().is_some_and(|(level, _)| !level.maps(at)) && self.leave().is_some() {
+        }
+    }
+
+    /// Leaves the lowest table, if it is not the top one: which it is, the one above, and the level of the
+    /// lower one, counted from the top.
+    pub(super) fn leave(&mut self) -> Option<(Level<'m>, Level<'m>, usize)> {
+        let (above, _) = *self.path.get(self.path.len().checked_sub(2)?)?;
+        let (level, changed) = self.path.pop()?;
+        changed.say(self.tables, &level.table);
+        Some((above, level, self.path.len()))
+    }
+
+    /// The last address of the lowest table; `None` in the top one.
+    pub(super) fn ends(&self) -> Option<u64> {
+        let below = self.path.get(1..)?.last()?;
+        Some(below.0.last())
+    }
+
+    /// Entries of the lowest table were written.
+    #[inline]
+    pub(super) fn wrote(&mut self, first: usize, entries: usize) {
+        let Some((level, changed)) = self.path.last_mut() else { return };
+        if entries != 0 {
+            changed.add(self.tables, &level.table, first, first.saturating_add(entries));
+        }
+    }
+}
+
+/// What was written is said from below: an IOMMU that finds a link finds what is behind it.
+impl<F, T: IoTables> Drop for Cursor<'_, F, T> {
+    fn drop(&mut self) {
+        while let Some((level, changed)) = self.path.pop() {
+            changed.say(self.tables, &level.table);
+        }
+    }
+}
+
+/// Counts what a call does between two pauses.
+#[derive(Debug)]
+pub(super) struct Budget<'m, T> {
     tables: &'m T,
-    table: IoTable,
-    at: u64,
-) -> Result<(), IoptError> {
-    let at = Iova::new(at);
-    let view = view(tables, &table, at)?;
-    let span = u32::from(table.shift.raw()) + u32::from(table.bits);
-    let start = at.raw() & u64::MAX.checked_shl(span).unwrap_or(0);
-    let corrupt = IoptError::Corrupt { at, raw: table.base.raw() };
-    path.push(Level { table, view, start }).map_err(|_| corrupt)
+    /// Entries that may still be handled before the next pause.
+    left: u64,
+    total: PageCount,
+}
+
+impl<'m, T: IoTables> Budget<'m, T> {
+    /// For a call over so many pages.
+    pub(super) fn new(tables: &'m T, total: u64) -> Self {
+        Self { tables, left: Step::of(tables).entries(), total: PageCount::new(total) }
+    }
+
+    /// Entries that may be handled at once, one at least.
+    pub(super) fn most(&self) -> u64 {
+        self.left.max(1)
+    }
+
+    /// So many entries were handled, `done` pages altogether. Pauses where it is time.
+    #[inline]
+    pub(super) fn spend(&mut self, entries: u64, done: u64) -> Flow {
+        self.left = self.left.saturating_sub(entries);
+        if self.left > 0 { Flow::Continue } else { self.pause(done) }
+    }
+
+    #[cold]
+    fn pause(&mut self, done: u64) -> Flow {
+        self.left = Step::of(self.tables).entries();
+        self.tables.pause(Progress { done: PageCount::new(done), total: self.total })
+    }
+}
+
+/// Memory for a table of the shape of `shape`, whose entries say nothing yet.
+fn obtain<'m, T: IoTables>(
+    tables: &'m T,
+    live: &Word,
+    shape: IoTable,
+    at: Iova,
+) -> Result<(IoTable, TableView<'m>), IoptError> {
+    let base = tables.allocate(shape.bytes()).ok_or(IoptError::NoMemory)?;
+    let table = IoTable { base, ..shape };
+    // Address 0 ends the lists of tables that were taken out, and the root's word has its levels in the
+    // low bits of its address.
+    let misplaced = base.raw() == 0 || base.raw() & (shape.bytes() - 1) != 0;
+    let corrupt = IoptError::Corrupt { at, raw: base.raw() };
+    match if misplaced { Err(corrupt) } else { view(tables, &table, at) } {
+        Ok(view) => {
+            live.fetch_add(1, Ordering::Relaxed);
+            Ok((table, view))
+        }
+        Err(error) => {
+            tables.free(base, shape.bytes());
+            Err(error)
+        }
+    }
 }
 
 /// A table in which nothing is mapped, of the shape of `shape`.
@@ -91,28 +271,27 @@ pub(super) fn allocate<'m, F: IoFormat, T: IoTables>(
     shape: IoTable,
     at: Iova,
 ) -> Result<(IoTable, TableView<'m>), IoptError> {
-    let absent = format.encode(&shape, 0, IoEntry::Absent);
-    let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
-    let base = tables.allocate(shape.bytes()).ok_or(IoptError::NoMemory)?;
-    let table = IoTable { base, ..shape };
-    let found = view(tables, &table, at);
-    // Address 0 ends the lists of tables that were taken out.
-    let found = found.and_then(|view| {
-        if base.raw() == 0 { Err(IoptError::Corrupt { at, raw: 0 }) } else { Ok(view) }
-    });
-    let view = match found {
-        Ok(view) => view,
-        Err(error) => {
-            tables.free(base, shape.bytes());
-            return Err(error);
+    let absent = absent(format, &shape, at)?;
+    let (table, view) = obtain(tables, live, shape, at)?;
+    let mut budget = Budget::new(tables, 0);
+    let mut done = 0;
+    while done < view.len() {
+        let words = view.words_from(done, index(budget.most()));
+        for word in words {
+            word.store(in_memory(format, absent), Ordering::Relaxed);
         }
-    };
-    for word in view.words_from(0, view.len()) {
-        word.store(in_memory(format, absent), Ordering::Relaxed);
+        done += words.len();
+        // The table of a window may have millions of entries; a call cannot stop inside.
+        let _ = budget.spend(words.len() as u64, 0);
     }
-    tables.written(base, shape.bytes());
-    live.fetch_add(1, Ordering::Relaxed);
+    tables.written(table.base, table.bytes());
     Ok((table, view))
+}
+
+/// The value of an entry without a meaning.
+pub(super) fn absent<F: IoFormat>(format: &F, table: &IoTable, at: Iova) -> Result<u64, IoptError> {
+    let absent = format.encode(table, 0, IoEntry::Absent);
+    absent.map_err(|why| IoptError::Encode { at, why })
 }
 
 /// Gives a table back.
@@ -121,48 +300,50 @@ pub(super) fn release<T: IoTables>(tables: &T, live: &Word, table: &IoTable) {
     live.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// The table behind the entry for `at`, made if it is missing. `None` where a leaf is.
-pub(super) fn ensure<F: IoFormat, T: IoTables>(
-    format: &F,
-    tables: &T,
-    live: &Word,
-    level: &Level<'_>,
-    at: u64,
-) -> Result<Option<IoTable>, IoptError> {
-    let (table, view, at) = (&level.table, &level.view, Iova::new(at));
-    let place = index(u64::from(table.index(at)));
-    let corrupt = |raw| IoptError::Corrupt { at, raw };
-    // Somebody else may make it at the same time; then theirs is taken.
-    loop {
-        let raw = raw(format, table, view, at)?;
-        match format.decode(table, raw) {
-            IoEntry::Table(next, _) if next.shift < table.shift => return Ok(Some(next)),
-            IoEntry::Leaf(_) => return Ok(None),
-            IoEntry::Table(..) | IoEntry::Malformed => return Err(corrupt(raw)),
-            IoEntry::Absent => {}
-        }
-        let shape = format.below(table, PhysAddr::new(0)).ok_or(corrupt(raw))?;
-        let (next, _) = allocate(format, tables, live, shape, at)?;
-        let link = format.encode(table, 0, IoEntry::Table(next, Access::all()));
-        let link = match link {
-            Ok(link) => link,
-            Err(why) => {
-                release(tables, live, &next);
-                return Err(IoptError::Encode { at, why });
-            }
-        };
-        let (expected, link) = (in_memory(format, raw), in_memory(format, link));
-        if view.replace(place, expected, link) {
-            tables.written(word_at(table, at), 8);
-            return Ok(Some(next));
-        }
-        release(tables, live, &next);
-    }
-}
+/// Gives every entry of a table a meaning.
+pub(super) type Fill<'f> = dyn FnMut(&IoTable, &TableView<'_>) -> Result<(), IoptError> + 'f;
 
-/// Where the entry for an address stands.
-pub(super) fn word_at(table: &IoTable, at: Iova) -> PhysAddr {
-    PhysAddr::new(table.base.raw().wrapping_add(u64::from(table.index(at)) * 8))
+/// Puts a table into the entry for `at`, in place of what is expected there; `false` if there is something
+/// else by then. With `fill`, it is filled before anything points to it: then each of its entries has a
+/// meaning.
+pub(super) fn make<F: IoFormat, T: IoTables>(
+    cursor: &mut Cursor<'_, F, T>,
+    live: &Word,
+    (level, at): (&Level<'_>, u64),
+    expected: IoEntry,
+    fill: Option<&mut Fill<'_>>,
+) -> Result<bool, IoptError> {
+    let (format, tables, place) = (cursor.format, cursor.tables, level.place(at));
+    let at = Iova::new(at);
+    let raw = raw(&format, &level.table, &level.view, at)?;
+    if format.decode(&level.table, raw) != expected {
+        return Ok(false);
+    }
+    let corrupt = IoptError::Corrupt { at, raw };
+    let shape = format.below(&level.table, PhysAddr::new(0)).ok_or(corrupt)?;
+    let (next, linked) = match fill {
+        None => (allocate(&format, tables, live, shape, at)?.0, Ok(())),
+        Some(fill) => {
+            let (table, view) = obtain(tables, live, shape, at)?;
+            let filled = fill(&table, &view);
+            tables.written(table.base, table.bytes());
+            (table, filled)
+        }
+    };
+    let link = linked.and_then(|()| {
+        let link = format.encode(&level.table, 0, IoEntry::Table(next, Access::all()));
+        link.map_err(|why| IoptError::Encode { at, why })
+    });
+    let done = link.map(|link| {
+        let (expected, link) = (in_memory(&format, raw), in_memory(&format, link));
+        level.view.replace(place, expected, link)
+    });
+    if done != Ok(true) {
+        release(tables, live, &next);
+    } else {
+        cursor.wrote(place, 1);
+    }
+    done
 }
 
 /// Tables that nothing points to any more, by their level, each naming the next in its first entry; 0
@@ -171,6 +352,11 @@ pub(super) fn word_at(table: &IoTable, at: Iova) -> PhysAddr {
 pub(super) struct Detached([u64; MAX_IO_LEVELS]);
 
 impl Detached {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|list| *list == 0)
+    }
+
     /// Takes a table of a level in, whose entries are all absent.
     pub(super) fn add<F: IoFormat>(
         &mut self,
@@ -180,8 +366,7 @@ impl Detached {
         view: &TableView<'_>,
     ) -> Result<(), IoptError> {
         let at = Iova::new(0);
-        let absent = format.encode(table, 0, IoEntry::Absent);
-        let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
+        let absent = absent(format, table, at)?;
         let corrupt = IoptError::Corrupt { at, raw: table.base.raw() };
         let list = self.0.get_mut(level).ok_or(corrupt)?;
         view.store(0, in_memory(format, absent | *list));
@@ -225,8 +410,7 @@ fn following<F: IoFormat, T: IoTables>(
     table: &IoTable,
 ) -> Result<u64, IoptError> {
     let at = Iova::new(0);
-    let absent = format.encode(table, 0, IoEntry::Absent);
-    let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
+    let absent = absent(format, table, at)?;
     let note = in_memory(format, view(tables, table, at)?.load(0).unwrap_or(0));
     match format.decode(table, note) {
         IoEntry::Absent => Ok(note & !absent),
@@ -238,19 +422,18 @@ fn following<F: IoFormat, T: IoTables>(
 /// corrupt stays.
 pub(super) fn trim<F: IoFormat, T: IoTables>(
     format: &F,
-    tables: &T,
+    budget: &mut Budget<'_, T>,
     table: &IoTable,
     level: usize,
     detached: &mut Detached,
 ) -> bool {
-    let start = Iova::new(0);
-    let (Ok(own), Ok(absent)) =
-        (view(tables, table, start), format.encode(table, 0, IoEntry::Absent))
-    else {
+    let (tables, start) = (budget.tables, Iova::new(0));
+    let (Ok(own), Ok(absent)) = (view(tables, table, start), absent(format, table, start)) else {
         return false;
     };
-    let mut empty = true;
+    let (mut empty, mut changed) = (true, Changed::default());
     for place in 0..own.len() {
+        let _ = budget.spend(1, 0);
         let raw = in_memory(format, own.load(place).unwrap_or(0));
         let next = match format.decode(table, raw) {
             IoEntry::Absent => continue,
@@ -262,30 +445,32 @@ pub(super) fn trim<F: IoFormat, T: IoTables>(
             }
         };
         let below = level.saturating_add(1);
-        if !trim(format, tables, &next, below, detached) {
+        if !trim(format, budget, &next, below, detached) {
             empty = false;
             continue;
         }
         own.store(place, in_memory(format, absent));
-        tables.written(PhysAddr::new(table.base.raw().wrapping_add(place as u64 * 8)), 8);
+        changed.add(tables, table, place, place.saturating_add(1));
         let kept = view(tables, &next, start).map(|view| detached.add(format, below, &next, &view));
         debug_assert!(kept.is_ok_and(|added| added.is_ok()), "its entries were read just now");
     }
+    changed.say(tables, table);
     empty
 }
 
-/// Gives back all tables below `table`. The first error comes last: what is behind a corrupt entry is
-/// not found.
-pub(super) fn destroy<F: IoFormat, T: IoTables>(
+/// Names all tables below `table`, each behind those below it. The first error comes last: what is behind
+/// a corrupt entry is not found.
+pub(super) fn tables_below<F: IoFormat, T: IoTables>(
     format: &F,
-    tables: &T,
-    live: &Word,
+    budget: &mut Budget<'_, T>,
     table: &IoTable,
+    visit: &mut dyn FnMut(&IoTable),
 ) -> Result<(), IoptError> {
     let at = Iova::new(0);
-    let view = view(tables, table, at)?;
+    let view = view(budget.tables, table, at)?;
     let mut result = Ok(());
     for place in 0..view.len() {
+        let _ = budget.spend(1, 0);
         let raw = in_memory(format, view.load(place).unwrap_or(0));
         let next = match format.decode(table, raw) {
             IoEntry::Absent | IoEntry::Leaf(_) => continue,
@@ -295,14 +480,14 @@ pub(super) fn destroy<F: IoFormat, T: IoTables>(
                 continue;
             }
         };
-        match destroy(format, tables, live, &next) {
+        match tables_below(format, budget, &next, visit) {
             // Not a table of ours: it was not given out.
             Err(error @ IoptError::Corrupt { raw, .. }) if raw == next.base.raw() => {
                 result = result.and(Err(error));
             }
             below => {
                 result = result.and(below);
-                release(tables, live, &next);
+                visit(&next);
             }
         }
     }

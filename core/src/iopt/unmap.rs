@@ -1,12 +1,13 @@
 //! Taking memory away from a device, a buffer at a time.
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{IoEntry, IoFormat, IoLeaf, Iova, PhysAddr};
+use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova, PhysAddr};
 
-use super::tree::{self, Detached, Level, Path};
-use super::{IoPageTable, IoRun, IoptError, IovaRange};
-use crate::host::IoTables;
-use crate::sync::Ordering;
+use super::tree::{self, Budget, Cursor, Detached, Level};
+use super::{IoPageTable, IoptError, UnmappedRun};
+use crate::host::{Flow, IoTables};
+use crate::iova::IovaRange;
+use crate::sync::{Ordering, Word};
 
 /// A range on its way out; made by [`IoPageTable::unmap`]. All of it, also what was taken out already,
 /// belongs to this value until [`step`](Self::step) says that nothing is left: nobody maps anything there.
@@ -19,16 +20,46 @@ pub struct Unmap<'t, F> {
     at: Option<u64>,
 }
 
-/// What was taken out of the tables and may still be in use: the IOMMU must be flushed.
+/// What was taken out of the tables and may still be in use: the IOMMU must be flushed, and only then may
+/// what was mapped be released. So the runs cannot be looked at before:
 ///
-/// Dropped without [`flushed`](Self::flushed), it keeps the tables that were taken out: the host never gets them
-/// back.
+/// ```compile_fail,E0502
+/// # use pinfold::{iopt::{IoPageTable, UnmappedRun}, IovaRange, PhysAddr};
+/// # use pinfold_arch::Vtd; use pinfold_sim::TableMemory;
+/// # let memory = TableMemory::new(1 << 20);
+/// # let table = IoPageTable::new(Vtd::new(4, 46).unwrap(), &memory).unwrap();
+/// # let mut runs = heapless::Vec::<UnmappedRun, 512>::new();
+/// let mut unmap = table.unmap(&memory, IovaRange::ALL).unwrap();
+/// let unmapped = unmap.step(&memory, &mut runs).unwrap().unwrap();
+/// let released = runs.first(); // the device may still write there
+/// unmapped.flushed(&memory).unwrap();
+/// ```
+///
+/// Dropped without [`flushed`](Self::flushed), it keeps the tables that were taken out, the host never gets them
+/// back, and is counted: [`IoPageTable::unflushed`].
 #[derive(Debug)]
 #[must_use = "the IOMMU must be flushed, and then tables go back to the host"]
-pub struct Unmapped<'t, F> {
+pub struct Unmapped<'t, 'b, F> {
     table: &'t IoPageTable<F>,
     range: IovaRange,
+    /// The top table when they were taken out, which says what tables of which level look like.
+    tree: (F, IoTable),
     detached: Detached,
+    runs: &'b [UnmappedRun],
+}
+
+/// What was unmapped, and is out of every device's reach: the memory may be released.
+#[derive(Debug)]
+pub struct Quiesced<'b> {
+    runs: &'b [UnmappedRun],
+}
+
+impl<'b> Quiesced<'b> {
+    /// The memory that was mapped, in order of device addresses.
+    #[must_use]
+    pub const fn runs(&self) -> &'b [UnmappedRun] {
+        self.runs
+    }
 }
 
 impl<F: IoFormat> IoPageTable<F> {
@@ -40,201 +71,296 @@ impl<F: IoFormat> IoPageTable<F> {
     ///
     /// # Errors
     /// [`IoptError::Unaligned`], [`IoptError::OutsideAperture`], [`IoptError::InsideLeaf`] if the range
-    /// begins or ends inside a leaf, [`IoptError::Corrupt`]. Nothing has changed.
+    /// begins or ends inside a leaf ([`split`](Self::split) goes first), [`IoptError::Corrupt`]. Nothing has
+    /// changed.
     pub fn unmap<T: IoTables>(
         &self,
         tables: &T,
         range: IovaRange,
     ) -> Result<Unmap<'_, F>, IoptError> {
-        if range.last() > self.format.last() {
-            return Err(IoptError::OutsideAperture { at: range.last() });
+        self.aligned(range)?;
+        match self.cut(tables, range)? {
+            Some((at, shift)) => Err(IoptError::InsideLeaf { at, shift }),
+            None => Ok(Unmap { table: self, range, at: Some(range.start().raw()) }),
         }
-        if !range.is_aligned(self.format.base()) {
-            return Err(IoptError::Unaligned { at: range.start() });
-        }
-        for edge in [range.start(), range.last()] {
-            if let Some(found) = self.translate(tables, edge)? {
-                let (first, shift) = (edge.align_down(found.shift), found.shift);
-                let last = Iova::new(first.raw() | shift.mask());
-                if !range.covers(first, last) {
-                    return Err(IoptError::InsideLeaf { at: first, shift });
-                }
-            }
-        }
-        Ok(Unmap { table: self, range, at: Some(range.start().raw()) })
     }
-}
 
-impl<F: IoFormat> IoPageTable<F> {
     /// Takes the tables out that map nothing, but for the top one. What is corrupt stays.
     ///
     /// # Context
-    /// Any. Nobody else maps or unmaps meanwhile.
-    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Unmapped<'_, F> {
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody else maps or unmaps meanwhile.
+    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Unmapped<'_, 'static, F> {
         let mut detached = Detached::default();
-        tree::trim(&self.format, tables, &self.root, 0, &mut detached);
-        let all = self.format.last().raw().wrapping_add(1);
-        let start = Iova::new(0);
-        // All 2^64 addresses are one more byte than a length can be.
-        let range = IovaRange::new(start, all).unwrap_or(IovaRange::ALL);
-        Unmapped { table: self, range, detached }
+        let (format, root) = self.tree();
+        let mut budget = Budget::new(tables, 0);
+        tree::trim(&format, &mut budget, &root, 0, &mut detached);
+        let range = IovaRange::between(Iova::new(0), format.last()).unwrap_or(IovaRange::ALL);
+        Unmapped::new(self, range, (format, root), detached, &[])
     }
 }
 
 impl<'t, F: IoFormat> Unmap<'t, F> {
     /// Unmaps as much of what is left as fits `runs`, which is emptied before: the memory that was mapped, in
-    /// order of device addresses, with neighbours joined. `None` when nothing is left.
+    /// order of device addresses, with neighbours joined. `None` when nothing is left. It also ends early where
+    /// [`Wait::pause`](crate::host::Wait::pause) says so.
+    ///
+    /// # Context
+    /// Any, but for `pause`.
     ///
     /// # Errors
     /// [`IoptError::NoBuffer`] for a buffer without room, [`IoptError::Corrupt`]. Nothing has changed: what
     /// comes before a corrupt entry was handed out by the call before.
-    pub fn step<T: IoTables>(
+    pub fn step<'b, T: IoTables>(
         &mut self,
         tables: &T,
-        runs: &mut heapless::vec::VecView<IoRun>,
-    ) -> Result<Option<Unmapped<'t, F>>, IoptError> {
+        runs: &'b mut heapless::vec::VecView<UnmappedRun>,
+    ) -> Result<Option<Unmapped<'t, 'b, F>>, IoptError> {
         runs.clear();
         let Some(from) = self.at else { return Ok(None) };
         if runs.capacity() == 0 {
             return Err(IoptError::NoBuffer);
         }
-        let (mut at, mut detached) = (from, Detached::default());
-        self.at = match self.take_out(tables, runs, &mut at, &mut detached) {
+        let tree = self.table.tree();
+        let mut taker = Taker::new(self.table, tree, tables, self.range, from)?;
+        self.at = match taker.take_out(runs) {
             Ok(Taken::All) => None,
-            Ok(Taken::AsMuchAsFits) => Some(at),
-            Err(error) if at == from => return Err(error),
+            Ok(Taken::AsMuchAsFits) => Some(taker.at),
+            Err(error) if taker.at == from => return Err(error),
             // It comes again in the next call, and what was taken out is flushed first.
-            Err(_) => Some(at),
+            Err(_) => Some(taker.at),
         };
-        let last = self.at.map_or(self.range.last().raw(), |at| at.wrapping_sub(1));
-        let bytes = last.wrapping_sub(from).wrapping_add(1);
-        let range = IovaRange::new(Iova::new(from), bytes).unwrap_or(self.range);
-        Ok(Some(Unmapped { table: self.table, range, detached }))
+        let last = self.at.map_or(self.range.last(), |at| Iova::new(at.wrapping_sub(1)));
+        let range = IovaRange::between(Iova::new(from), last).unwrap_or(self.range);
+        Ok(Some(Unmapped::new(self.table, range, tree, taker.detached, runs)))
     }
 
-    /// Takes out what comes from `at` on, which goes with it.
-    fn take_out<T: IoTables>(
-        &self,
-        tables: &T,
-        runs: &mut heapless::vec::VecView<IoRun>,
-        at: &mut u64,
-        detached: &mut Detached,
-    ) -> Result<Taken, IoptError> {
-        let format = &self.table.format;
-        let mut path = Path::new();
-        tree::descend(&mut path, tables, self.table.root, *at)?;
-        while let Some(level) = path.last().copied() {
-            let (first, last) = level.entry_at(*at);
-            let next = match tree::entry(format, &level.table, &level.view, Iova::new(*at))? {
-                IoEntry::Table(next, _) => {
-                    tree::descend(&mut path, tables, next, *at)?;
-                    continue;
-                }
-                IoEntry::Leaf(leaf) => {
-                    if !join(runs, leaf) {
-                        return Ok(Taken::AsMuchAsFits);
-                    }
-                    self.clear(tables, &level, *at, leaf)?;
-                    first | leaf.shift.mask()
-                }
-                IoEntry::Absent | IoEntry::Malformed => last,
-            };
-            // Behind the last address that there is comes nothing.
-            let behind = next.checked_add(1).filter(|behind| *behind <= self.range.last().raw());
-            let end = behind.unwrap_or(u64::MAX);
-            while path.len() > 1
-                && path.last().is_some_and(|level| behind.is_none() || end > level.last())
-            {
-                let Some(below) = path.pop() else { break };
-                self.detach(tables, &path, &below, detached)?;
-            }
-            match behind {
-                Some(behind) => *at = behind,
-                None => break,
-            }
-        }
-        Ok(Taken::All)
-    }
-
-    /// Takes the entries of one leaf out.
-    fn clear<T: IoTables>(
-        &self,
-        tables: &T,
-        level: &Level<'_>,
-        at: u64,
-        leaf: IoLeaf,
-    ) -> Result<(), IoptError> {
-        let (format, table, at) = (&self.table.format, &level.table, Iova::new(at));
-        let absent = format.encode(table, 0, IoEntry::Absent);
-        let absent = absent.map_err(|why| IoptError::Encode { at, why })?;
-        let entries = leaf.entries(table);
-        let first = u64::from(table.index(at)) & !(entries - 1);
-        for word in level.view.words_from(index(first), index(entries)) {
-            word.store(tree::in_memory(format, absent), Ordering::Release);
-        }
-        tables.written(PhysAddr::new(table.base.raw().wrapping_add(first * 8)), entries * 8);
-        Ok(())
-    }
-
-    /// Takes a table out of the one above it, if the range covers all that it can map.
-    fn detach<T: IoTables>(
-        &self,
-        tables: &T,
-        path: &Path<'_>,
-        below: &Level<'_>,
-        detached: &mut Detached,
-    ) -> Result<(), IoptError> {
-        let (start, last) = (Iova::new(below.start), Iova::new(below.last()));
-        let (Some(above), true) = (path.last(), self.range.covers(start, last)) else {
-            return Ok(());
-        };
-        let format = &self.table.format;
-        let absent = format.encode(&above.table, 0, IoEntry::Absent);
-        let absent = absent.map_err(|why| IoptError::Encode { at: start, why })?;
-        let place = index(u64::from(above.table.index(start)));
-        above.view.swap(place, tree::in_memory(format, absent));
-        tables.written(tree::word_at(&above.table, start), 8);
-        detached.add(format, path.len(), &below.table, &below.view)
+    /// What is left to unmap.
+    #[must_use]
+    pub fn rest(&self) -> Option<IovaRange> {
+        IovaRange::between(Iova::new(self.at?), self.range.last())
     }
 }
 
 /// How far a step has come.
-enum Taken {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
     All,
     AsMuchAsFits,
 }
 
-/// Adds a page to the runs; `false` if it does not fit.
-fn join(runs: &mut heapless::vec::VecView<IoRun>, leaf: IoLeaf) -> bool {
-    let (addr, bytes) = (leaf.addr, leaf.shift.bytes());
-    if let Some(last) = runs.last_mut()
-        && last.addr.checked_add(last.bytes) == Some(addr)
-        && let Some(sum) = last.bytes.checked_add(bytes)
-    {
-        last.bytes = sum;
-        return true;
-    }
-    runs.push(IoRun { addr, bytes }).is_ok()
+/// Takes entries out.
+#[derive(Debug)]
+pub(super) struct Taker<'m, F: IoFormat, T: IoTables> {
+    cursor: Cursor<'m, F, T>,
+    budget: Budget<'m, T>,
+    range: IovaRange,
+    /// Whether somebody asks which pages were written: then it must not be lost what a device does
+    /// at this moment.
+    tracking: bool,
+    /// Whether tables go, too, of which nothing is left.
+    detaches: bool,
+    detached: Detached,
+    from: u64,
+    pub(super) at: u64,
 }
 
-impl<F: IoFormat> Unmapped<'_, F> {
+impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
+    pub(super) fn new(
+        table: &IoPageTable<F>,
+        tree: (F, IoTable),
+        tables: &'m T,
+        range: IovaRange,
+        from: u64,
+    ) -> Result<Self, IoptError> {
+        let pages = (range.last().raw().wrapping_sub(from) >> tree.0.base().raw()).wrapping_add(1);
+        let cursor = Cursor::new(tree, tables)?;
+        let (budget, tracking) = (Budget::new(tables, pages), table.is_tracking());
+        let detached = Detached::default();
+        Ok(Self { cursor, budget, range, tracking, detaches: true, detached, from, at: from })
+    }
+
+    /// Leaves the tables where they are.
+    pub(super) fn keeping_tables(mut self) -> Self {
+        self.detaches = false;
+        self
+    }
+
+    /// Takes out what comes from `at` on.
+    pub(super) fn take_out(
+        &mut self,
+        runs: &mut heapless::vec::VecView<UnmappedRun>,
+    ) -> Result<Taken, IoptError> {
+        loop {
+            let (level, found) = self.cursor.find(self.at)?;
+            let (last, entries) = match found {
+                IoEntry::Leaf(leaf) => {
+                    let Some(entries) = self.leaves(&level, leaf, runs)? else {
+                        return Ok(Taken::AsMuchAsFits);
+                    };
+                    let bytes = (entries as u64) << level.table.shift.raw();
+                    (self.at.wrapping_add(bytes - 1), entries as u64)
+                }
+                _ => (self.at | level.table.shift.mask(), 1),
+            };
+            // Behind the last address that there is comes nothing.
+            let behind = last.checked_add(1).filter(|behind| *behind <= self.range.last().raw());
+            while let Some(end) = self.cursor.ends()
+                && behind.is_none_or(|behind| behind > end)
+            {
+                self.detach();
+            }
+            let Some(behind) = behind else { return Ok(Taken::All) };
+            self.at = behind;
+            let pages = self.at.wrapping_sub(self.from) >> self.cursor.format.base().raw();
+            if self.budget.spend(entries, pages) == Flow::Stop {
+                return Ok(Taken::AsMuchAsFits);
+            }
+        }
+    }
+
+    /// Takes out the leaf at `at` and those behind it in the same table that continue it, and says how many
+    /// entries they had; `None` if there is no room for it.
+    fn leaves(
+        &mut self,
+        level: &Level<'m>,
+        leaf: IoLeaf,
+        runs: &mut heapless::vec::VecView<UnmappedRun>,
+    ) -> Result<Option<usize>, IoptError> {
+        let (format, table) = (self.cursor.format, &level.table);
+        let mut dirty = leaf.access.contains(Access::WRITE);
+        if runs.is_full() && (self.tracking || !joins(runs, leaf.addr, dirty)) {
+            return Ok(None);
+        }
+        let absent = tree::in_memory(&format, tree::absent(&format, table, Iova::new(self.at))?);
+        let (place, per_leaf) = (level.place(self.at), index(leaf.entries(table)));
+        let words = level.view.words_from(place, per_leaf);
+        let mut entries = per_leaf;
+        if self.tracking {
+            dirty = exchange(&format, table, words, absent);
+        } else if per_leaf > 1 {
+            words.iter().for_each(|word| word.store(absent, Ordering::Release));
+        } else {
+            let end = self.range.last().raw().min(level.last());
+            let most = ((end - self.at) >> table.shift.raw()).min(self.budget.most() - 1);
+            let words = level.view.words_from(place, index(most + 1));
+            entries = sweep(&format, table, words, absent);
+        }
+        self.cursor.wrote(place, entries);
+        let bytes = (entries as u64) << table.shift.raw();
+        join(runs, UnmappedRun { addr: leaf.addr, bytes, dirty });
+        Ok(Some(entries))
+    }
+
+    /// Leaves the lowest table, and takes it out of the one above if the range covers all that it can map.
+    fn detach(&mut self) {
+        let Some((above, below, level)) = self.cursor.leave() else { return };
+        let (start, last) = (Iova::new(below.start), Iova::new(below.last()));
+        if !self.detaches || !self.range.covers(start, last) {
+            return;
+        }
+        let format = self.cursor.format;
+        let Ok(absent) = tree::absent(&format, &above.table, start) else { return };
+        let place = above.place(below.start);
+        above.view.swap(place, tree::in_memory(&format, absent));
+        self.cursor.wrote(place, 1);
+        let added = self.detached.add(&format, level, &below.table, &below.view);
+        debug_assert!(added.is_ok(), "a table of the format has absent entries");
+    }
+}
+
+/// Puts something else into the entries of a leaf; whether any says that the page was written.
+pub(super) fn exchange<F: IoFormat>(format: &F, table: &IoTable, words: &[Word], new: u64) -> bool {
+    words.iter().fold(false, |dirty, word| {
+        // AcqRel: the mark comes with the writes that it stands for.
+        let raw = tree::in_memory(format, word.swap(new, Ordering::AcqRel));
+        let IoEntry::Leaf(leaf) = format.decode(table, raw) else { return dirty };
+        dirty || leaf.flags.contains(IoFlags::DIRTY)
+    })
+}
+
+/// Takes out the leaf in the first of these words and those behind it that continue it: all is the same but
+/// the address, in its own place, and marks. Says how many.
+fn sweep<F: IoFormat>(format: &F, table: &IoTable, words: &[Word], absent: u64) -> usize {
+    let (step, address) = (table.shift.bytes(), format.address_bits(table));
+    let marks = format.volatile_bits();
+    let mut expected = None;
+    for (done, word) in words.iter().enumerate() {
+        let raw = tree::in_memory(format, word.load(Ordering::Relaxed));
+        if expected.is_some_and(|expected| (raw ^ expected) & !marks != 0) {
+            return done;
+        }
+        // Release: whoever maps here afterwards does so behind this.
+        word.store(absent, Ordering::Release);
+        let next = (raw & address).wrapping_add(step);
+        if next & !address != 0 {
+            return done + 1;
+        }
+        expected = Some(raw & !address | next);
+    }
+    words.len()
+}
+
+/// Whether memory continues the last run.
+fn joins(runs: &heapless::vec::VecView<UnmappedRun>, addr: PhysAddr, dirty: bool) -> bool {
+    runs.last()
+        .is_some_and(|last| last.addr.checked_add(last.bytes) == Some(addr) && last.dirty == dirty)
+}
+
+/// Adds memory to the runs, which have room for it.
+pub(super) fn join(runs: &mut heapless::vec::VecView<UnmappedRun>, run: UnmappedRun) {
+    if joins(runs, run.addr, run.dirty)
+        && let Some(last) = runs.last_mut()
+        && let Some(sum) = last.bytes.checked_add(run.bytes)
+    {
+        last.bytes = sum;
+        return;
+    }
+    let _ = runs.push(run);
+}
+
+impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
+    pub(super) fn new(
+        table: &'t IoPageTable<F>,
+        range: IovaRange,
+        tree: (F, IoTable),
+        detached: Detached,
+        runs: &'b [UnmappedRun],
+    ) -> Self {
+        table.unflushed.fetch_add(1, Ordering::Relaxed);
+        Self { table, range, tree, detached, runs }
+    }
+
     /// The device addresses to flush.
     #[must_use]
     pub const fn range(&self) -> IovaRange {
         self.range
     }
 
+    /// Whether tables were taken out, too.
+    #[must_use]
+    pub fn has_tables(&self) -> bool {
+        !self.detached.is_empty()
+    }
+
+    /// How many bytes were mapped.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.runs.iter().fold(0, |sum, run| sum.wrapping_add(run.bytes))
+    }
+
     /// Says that every IOMMU and every device that could have kept a translation of the range has
-    /// forgotten it. Tables that were taken out go back to the host.
+    /// forgotten it. Tables that were taken out go back to the host, and what was mapped may be released.
     ///
     /// # Context
     /// Any.
     ///
     /// # Errors
     /// [`IoptError::Corrupt`] if somebody wrote to a table that was taken out: it, and of its level what was
-    /// taken out before it, is not given back.
-    pub fn flushed<T: IoTables>(self, tables: &T) -> Result<(), IoptError> {
-        let IoPageTable { format, root, live } = self.table;
-        self.detached.release(format, tables, live, *root)
+    /// taken out before it, is not given back. What was mapped may be released all the same.
+    pub fn flushed<T: IoTables>(self, tables: &T) -> Result<Quiesced<'b>, IoptError> {
+        let (format, root) = self.tree;
+        self.table.unflushed.fetch_sub(1, Ordering::Relaxed);
+        self.detached.release(&format, tables, &self.table.live, root)?;
+        Ok(Quiesced { runs: self.runs })
     }
 }

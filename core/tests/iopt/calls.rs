@@ -1,7 +1,7 @@
 //! Single calls: sizes of leaves, ends, errors.
 
-use pinfold::iopt::{IoPageTable, IoRun, IoptError, IovaRange};
-use pinfold::{Access, ErrorKind, PageShift, PhysAddr};
+use pinfold::iopt::{IoPageTable, IoRun, IoptError, UnmappedRun};
+use pinfold::{Access, ErrorKind, IovaRange, PageShift, PhysAddr};
 use pinfold_arch::{AmdVi, EncodeError, IoFlags, IoFormat, Iova, Tce, Vtd, Zpci};
 use pinfold_sim::TableMemory;
 
@@ -10,6 +10,11 @@ const NONE: IoFlags = IoFlags::empty();
 
 fn run(addr: u64, bytes: u64) -> IoRun {
     IoRun { addr: PhysAddr::new(addr), bytes }
+}
+
+/// What comes out of a mapping that could be written.
+fn out(addr: u64, bytes: u64) -> UnmappedRun {
+    UnmappedRun { addr: PhysAddr::new(addr), bytes, dirty: true }
 }
 
 fn made<F: IoFormat>(format: F) -> (IoPageTable<F>, TableMemory) {
@@ -74,12 +79,12 @@ fn the_very_last_address() {
     let beyond = table.map(&memory, start, &[run(0x2000, 0x2000), run(0x8000, 0x1000)], RW, NONE);
     assert_eq!(beyond, Err(IoptError::OutsideAperture { at: Iova::new(0) }));
     let range = IovaRange::new(start, 0x2000).unwrap();
-    let mut runs = heapless::Vec::<IoRun, 4>::new();
+    let mut runs = heapless::Vec::<UnmappedRun, 4>::new();
     let mut unmap = table.unmap(&memory, range).unwrap();
     let step = unmap.step(&memory, &mut runs).unwrap().unwrap();
     assert_eq!(step.range(), range);
     step.flushed(&memory).unwrap();
-    assert_eq!(runs, [run(0x2000, 0x2000)]);
+    assert_eq!(runs, [out(0x2000, 0x2000)]);
     assert!(unmap.step(&memory, &mut runs).unwrap().is_none());
 }
 
@@ -91,7 +96,7 @@ fn tables_go_back_behind_the_flush() {
     assert_eq!(memory.used(), 3);
     let out = |start, bytes| {
         let range = IovaRange::new(Iova::new(start), bytes).unwrap();
-        let mut runs = heapless::Vec::<IoRun, 4>::new();
+        let mut runs = heapless::Vec::<UnmappedRun, 4>::new();
         let mut unmap = table.unmap(&memory, range).unwrap();
         let step = unmap.step(&memory, &mut runs).unwrap().unwrap();
         let used = memory.used();
@@ -154,7 +159,7 @@ fn a_buffer_without_room_unmaps_nothing() {
     table.map(&memory, Iova::new(0x1000), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
     let mut unmap =
         table.unmap(&memory, IovaRange::new(Iova::new(0x1000), 0x1000).unwrap()).unwrap();
-    let mut none = heapless::Vec::<IoRun, 0>::new();
+    let mut none = heapless::Vec::<UnmappedRun, 0>::new();
     assert_eq!(unmap.step(&memory, &mut none).err(), Some(IoptError::NoBuffer));
     assert_eq!(sizes(&table, &memory, &[0x1000]), [12]);
 }
@@ -195,18 +200,18 @@ fn what_stands_before_a_corrupt_entry_comes_out() {
     let good = middle.swap(1, (1_u64 << 62 | 3).to_le()).unwrap();
     let range = IovaRange::new(Iova::new(0), 0x4000_0000).unwrap();
     let mut unmap = table.unmap(&memory, range).unwrap();
-    let mut runs = heapless::Vec::<IoRun, 8>::new();
+    let mut runs = heapless::Vec::<UnmappedRun, 8>::new();
     let step = unmap.step(&memory, &mut runs).unwrap().unwrap();
     assert_eq!((step.range().start(), step.range().last()), (Iova::new(0), Iova::new(0x1f_ffff)));
     step.flushed(&memory).unwrap();
-    assert_eq!(runs, [run(0x1000, 0x1000)]);
+    assert_eq!(runs, [out(0x1000, 0x1000)]);
     assert_eq!(memory.used(), 4);
     let again = unmap.step(&memory, &mut runs).err();
     assert!(matches!(again, Some(IoptError::Corrupt { .. })), "{again:?}");
     // Mended, it goes on from there.
     middle.store(1, good).unwrap();
     unmap.step(&memory, &mut runs).unwrap().unwrap().flushed(&memory).unwrap();
-    assert_eq!(runs, [run(0x20_0000, 0x1000), run(0x40_0000, 0x1000)]);
+    assert_eq!(runs, [out(0x20_0000, 0x1000), out(0x40_0000, 0x1000)]);
     assert_eq!(memory.used(), 1);
 }
 
@@ -232,7 +237,7 @@ fn trimmed_tables_go_back_behind_the_flush() {
     let (mut table, memory) = made(Vtd::new(3, 46).unwrap());
     table.map(&memory, Iova::new(0x1000), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
     let range = IovaRange::new(Iova::new(0x1000), 0x1000).unwrap();
-    let mut runs = heapless::Vec::<IoRun, 8>::new();
+    let mut runs = heapless::Vec::<UnmappedRun, 8>::new();
     let mut unmap = table.unmap(&memory, range).unwrap();
     unmap.step(&memory, &mut runs).unwrap().unwrap().flushed(&memory).unwrap();
     let (writes, bytes) = memory.written();

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use heapless::Vec as Buffer;
-use pinfold::iopt::{IoPageTable, IoRun, IoptError, IovaRange};
-use pinfold::{Access, PageShift, PhysAddr};
+use pinfold::iopt::{IoPageTable, IoRun, IoptError, UnmappedRun};
+use pinfold::{Access, IovaRange, PageShift, PhysAddr};
 use pinfold_arch::{AmdVi, AnyIoFormat, Granule, IoFlags, IoFormat, Iova, Smmu, Tce, Vtd, Zpci};
 use pinfold_sim::TableMemory;
 use proptest::prelude::*;
@@ -80,7 +80,7 @@ impl World {
         match op {
             Op::Map(at, runs, write) => self.map(*at, runs, *write),
             Op::Unmap(at, units, many) => self.unmap(*at, (*units).min(UNITS - at), *many),
-            Op::Trim => self.table.trim(&self.memory).flushed(&self.memory).unwrap(),
+            Op::Trim => drop(self.table.trim(&self.memory).flushed(&self.memory).unwrap()),
         }
     }
 
@@ -144,9 +144,9 @@ impl World {
         }
     }
 
-    fn take_out<const N: usize>(&self, range: IovaRange) -> Result<Vec<IoRun>, IoptError> {
+    fn take_out<const N: usize>(&self, range: IovaRange) -> Result<Vec<UnmappedRun>, IoptError> {
         let mut unmap = self.table.unmap(&self.memory, range)?;
-        let mut buffer = Buffer::<IoRun, N>::new();
+        let mut buffer = Buffer::<UnmappedRun, N>::new();
         let (mut all, mut next) = (Vec::new(), range.start());
         while let Some(unmapped) = unmap.step(&self.memory, &mut buffer).unwrap() {
             assert_eq!(unmapped.range().start(), next);

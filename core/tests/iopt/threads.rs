@@ -2,8 +2,8 @@
 
 use std::sync::Barrier;
 
-use pinfold::iopt::{IoPageTable, IoRun, IovaRange};
-use pinfold::{Access, PhysAddr};
+use pinfold::iopt::{IoPageTable, IoRun, UnmappedRun};
+use pinfold::{Access, IovaRange, PhysAddr};
 use pinfold_arch::{IoFlags, Iova, Vtd};
 use pinfold_sim::TableMemory;
 
@@ -21,7 +21,7 @@ fn tables_are_made_once() {
         let barrier = Barrier::new(THREADS as usize);
         let work = |thread: u64| {
             let page = |at: u64| (at << 21) + (thread << 12);
-            let mut runs = heapless::Vec::<IoRun, 4>::new();
+            let mut runs = heapless::Vec::<UnmappedRun, 4>::new();
             barrier.wait();
             for at in 0..TABLES {
                 let run = IoRun { addr: PhysAddr::new(page(at + round)), bytes: 0x1000 };
@@ -36,7 +36,8 @@ fn tables_are_made_once() {
                 let mut unmap = table.unmap(&memory, range).unwrap();
                 let step = unmap.step(&memory, &mut runs).unwrap().unwrap();
                 step.flushed(&memory).unwrap();
-                assert_eq!(runs, [IoRun { addr: PhysAddr::new(page(at + round)), bytes: 0x1000 }]);
+                let addr = PhysAddr::new(page(at + round));
+                assert_eq!(runs, [UnmappedRun { addr, bytes: 0x1000, dirty: true }]);
             }
         };
         std::thread::scope(|scope| {

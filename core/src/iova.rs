@@ -1,4 +1,4 @@
-//! A range of device addresses.
+//! Ranges of device addresses.
 
 use pinfold_arch::{Iova, PageShift};
 
@@ -53,6 +53,12 @@ impl IovaRange {
     #[must_use]
     pub const fn last(&self) -> Iova {
         self.last
+    }
+
+    /// The addresses from the first to the last, both inside; `None` if the last comes before the first.
+    #[must_use]
+    pub const fn between(start: Iova, last: Iova) -> Option<Self> {
+        if start.raw() <= last.raw() { Some(Self { start, last }) } else { None }
     }
 
     /// Whether it begins and ends with a page of this size.

@@ -1,0 +1,192 @@
+//! Mapping over what is mapped.
+
+use core::borrow::Borrow;
+use core::slice::from_ref;
+
+use pinfold_arch::addr::index;
+use pinfold_arch::{Access, IoFlags, IoFormat, IoLeaf, Iova, PhysAddr};
+
+use super::map::{Grant, Leaves, Met, Writer, check, largest};
+use super::tree::{Budget, Cursor, Detached, Level};
+use super::unmap::{self, Taken, Taker};
+use super::{IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun, split};
+use crate::host::IoTables;
+use crate::iova::IovaRange;
+
+/// Memory on its way into a range in place of what is there; made by [`IoPageTable::replace`]. All of the
+/// range belongs to this value until [`step`](Self::step) says that nothing is left: nobody else maps or
+/// unmaps there.
+#[derive(Debug)]
+#[must_use = "nothing is mapped before `step` is called"]
+pub struct Replace<'t, F, R> {
+    table: &'t IoPageTable<F>,
+    runs: R,
+    /// What is left of the run that it stands in.
+    run: IoRun,
+    grant: Grant,
+    range: IovaRange,
+    /// What comes next; `None` behind the end.
+    at: Option<u64>,
+}
+
+impl<F: IoFormat> IoPageTable<F> {
+    /// Begins to map runs as [`map`](Self::map) does, in place of what is mapped there: with as many calls of
+    /// [`Replace::step`] as it takes.
+    ///
+    /// A device finds what was mapped or what is mapped now. But where the format does not let an entry change
+    /// while it is in use (Arm), what was mapped is taken out in one step, and after the flush what is new put there
+    /// in the next: in between it finds nothing. A large page that smaller ones replace is split first; so the
+    /// tables stay as fine as they are.
+    ///
+    /// # Context
+    /// As [`map`](Self::map).
+    ///
+    /// # Errors
+    /// Those that [`map`](Self::map) has before anything is written, [`IoptError::InsideLeaf`] if the range
+    /// begins or ends inside a leaf, [`IoptError::Corrupt`]. Nothing has changed.
+    pub fn replace<T, R>(
+        &self,
+        tables: &T,
+        start: Iova,
+        runs: R,
+        access: Access,
+        flags: IoFlags,
+    ) -> Result<Replace<'_, F, R::IntoIter>, IoptError>
+    where
+        T: IoTables,
+        R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
+    {
+        let (grant, runs) = (Grant { access, flags }, runs.into_iter());
+        let bytes = check(self.tree(), start, runs.clone(), grant)?;
+        let last = Iova::new(start.raw().wrapping_add(bytes).wrapping_sub(1));
+        let run = IoRun { addr: PhysAddr::new(0), bytes: 0 };
+        let Some(range) = IovaRange::between(start, last).filter(|_| bytes > 0) else {
+            let range = IovaRange::ALL;
+            return Ok(Replace { table: self, runs, run, grant, range, at: None });
+        };
+        match self.cut(tables, range)? {
+            Some((at, shift)) => Err(IoptError::InsideLeaf { at, shift }),
+            None => Ok(Replace { table: self, runs, run, grant, range, at: Some(start.raw()) }),
+        }
+    }
+}
+
+impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
+    /// Maps as much as it takes to fill `runs`, which is emptied before, with what was mapped there, in order of
+    /// device addresses, with neighbours joined. `None` when nothing is left. It also ends early where
+    /// [`Wait::pause`](crate::host::Wait::pause) says so.
+    ///
+    /// # Context
+    /// Any, but for `pause`.
+    ///
+    /// # Errors
+    /// [`IoptError::NoBuffer`] for a buffer without room; [`IoptError::NoMemory`], [`IoptError::Corrupt`]. Nothing
+    /// has changed: what comes before was handed out by the call before, and another call may go on.
+    pub fn step<'b, T: IoTables>(
+        &mut self,
+        tables: &T,
+        runs: &'b mut heapless::vec::VecView<UnmappedRun>,
+    ) -> Result<Option<Unmapped<'t, 'b, F>>, IoptError> {
+        runs.clear();
+        let Some(from) = self.at else { return Ok(None) };
+        if runs.capacity() == 0 {
+            return Err(IoptError::NoBuffer);
+        }
+        let tree = self.table.tree();
+        let left = self.range.last().raw().wrapping_sub(from) >> tree.0.base().raw();
+        let mut writer = Writer {
+            live: &self.table.live,
+            cursor: Cursor::new(tree, tables)?.mapping(),
+            budget: Budget::new(tables, left.wrapping_add(1)),
+            grant: self.grant,
+            start: from,
+            at: from,
+        };
+        let result = self.go_on(tables, &mut writer, runs);
+        let (mut last, at) = (writer.at.wrapping_sub(1), writer.at);
+        drop(writer);
+        match result {
+            Ok(Gone::All) => (self.at, last) = (None, self.range.last().raw()),
+            Ok(Gone::Exchanged) => self.at = Some(at),
+            Ok(Gone::TakenOutTo(end)) => (self.at, last) = (Some(at), end),
+            Err(error) if at == from => return Err(error),
+            Err(_) => self.at = Some(at),
+        }
+        let range = IovaRange::between(Iova::new(from), Iova::new(last)).unwrap_or(self.range);
+        Ok(Some(Unmapped::new(self.table, range, tree, Detached::default(), runs)))
+    }
+
+    fn go_on<T: IoTables>(
+        &mut self,
+        tables: &T,
+        writer: &mut Writer<'_, F, T>,
+        runs: &mut heapless::vec::VecView<UnmappedRun>,
+    ) -> Result<Gone, IoptError> {
+        loop {
+            while self.run.bytes == 0 {
+                let Some(run) = self.runs.next() else { return Ok(Gone::All) };
+                self.run = *run.borrow();
+            }
+            let Met::Leaf(leaf, at, level) = writer.step(&mut self.run)? else { continue };
+            if runs.is_full() {
+                return Ok(Gone::Exchanged);
+            }
+            let format = writer.cursor.format;
+            if !format.replaces() {
+                let tree = (format, self.table.root());
+                let mut taker =
+                    Taker::new(self.table, tree, tables, self.range, at)?.keeping_tables();
+                return match taker.take_out(runs) {
+                    Ok(Taken::All) => Ok(Gone::TakenOutTo(self.range.last().raw())),
+                    Ok(Taken::AsMuchAsFits) | Err(_) if taker.at > at => {
+                        Ok(Gone::TakenOutTo(taker.at.wrapping_sub(1)))
+                    }
+                    Ok(Taken::AsMuchAsFits) => Ok(Gone::Exchanged),
+                    Err(error) => Err(error),
+                };
+            }
+            let addresses = at | self.run.addr.raw();
+            match largest(&format, &level.table, addresses, self.run.bytes) {
+                Some(size) if size >= leaf.shift => {
+                    let old = self.exchange(writer, &level, leaf)?;
+                    unmap::join(runs, old);
+                }
+                _ => split::divide(&mut writer.cursor, writer.live, &level, at, leaf)?,
+            }
+        }
+    }
+
+    /// Puts a leaf of the run in the place of one of the same size.
+    fn exchange<T: IoTables>(
+        &mut self,
+        writer: &mut Writer<'_, F, T>,
+        level: &Level<'_>,
+        old: IoLeaf,
+    ) -> Result<UnmappedRun, IoptError> {
+        let (at, table) = (writer.at, &level.table);
+        let format = writer.cursor.format;
+        let new = self.grant.leaf(self.run.addr, old.shift);
+        let leaves = Leaves::new(&format, table, at, new)?;
+        let (place, entries) = (level.place(at), index(old.entries(table)));
+        let mut dirty = old.access.contains(Access::WRITE) && !self.table.is_tracking();
+        for (entry, word) in (0..).zip(level.view.words_from(place, entries)) {
+            let raw = super::tree::in_memory(&format, leaves.encode(entry)?);
+            dirty |= unmap::exchange(&format, table, from_ref(word), raw);
+        }
+        writer.cursor.wrote(place, entries);
+        let bytes = old.shift.bytes();
+        // A pause that says stop ends the step after this leaf.
+        match writer.went(&mut self.run, bytes, entries as u64) {
+            Ok(()) | Err(_) => Ok(UnmappedRun { addr: old.addr, bytes, dirty }),
+        }
+    }
+}
+
+/// How far a step has come.
+enum Gone {
+    All,
+    /// Up to where the writer stands.
+    Exchanged,
+    /// Up to where the writer stands, and entries up to this address were taken out.
+    TakenOutTo(u64),
+}
