@@ -144,6 +144,17 @@ const fn bits(from: u8, to: u8) -> u64 {
     (u64::MAX >> (64 - to)) & !((1 << from) - 1)
 }
 
+/// The sizes of leaves, a bit each. Entries with 52-bit addresses bring one more.
+const fn leaves(granule: Granule, wide: bool) -> u64 {
+    let (page, stride) = (granule.page(), granule.stride());
+    let blocks = match granule {
+        Granule::Size4K => 1 << (page + stride) | 1 << (page + 2 * stride),
+        Granule::Size16K | Granule::Size64K => 1 << (page + stride),
+    };
+    let largest = if wide { blocks << stride } else { 0 };
+    1 << page | blocks | largest
+}
+
 /// What a descriptor is, before anybody looks at its attributes.
 enum Kind {
     Absent,
@@ -163,6 +174,15 @@ struct Layout {
     wide: bool,
     /// Of the table that a walk starts with: what an entry maps, and how many bits index it.
     top: (u8, u8),
+    /// What follows from all that about a descriptor. Bits of an address that stand in their own place.
+    plain: u64,
+    /// Those that hold the upper bits of an address, and how far they are moved up.
+    moved: u64,
+    up: u32,
+    /// Those that are neither, where an address could stand.
+    reserved: u64,
+    /// Sizes of leaves, a bit each: of pages, and of blocks (D8.3, "Block descriptor ... formats").
+    leaves: u64,
 }
 
 impl Layout {
@@ -215,7 +235,25 @@ impl Layout {
             _ if !ds && pa_bits > PLAIN_BITS => (PLAIN_BITS, false),
             _ => (pa_bits, ds),
         };
-        Ok(Self { granule, va_bits, pa_bits, wide, top: (top, va_bits - top) })
+        let (field, (moved, up)) = match granule {
+            Granule::Size64K => (LOW_ADDRESS, (FIELD_15_12, 36)),
+            _ if wide => (ADDRESS, (FIELD_9_8, 42)),
+            _ => (LOW_ADDRESS, (0, 0)),
+        };
+        let within = bits(0, pa_bits);
+        let (plain, high) = (field & ADDRESS & within & !granule.shift().mask(), within >> up);
+        Ok(Self {
+            granule,
+            va_bits,
+            pa_bits,
+            wide,
+            top: (top, va_bits - top),
+            plain,
+            moved: moved & high,
+            up,
+            reserved: (ADDRESS | moved) & !plain & !(moved & high) & !BLOCK_NT,
+            leaves: leaves(granule, wide),
+        })
     }
 
     const fn root(&self, base: PhysAddr) -> Table {
@@ -245,46 +283,24 @@ impl Layout {
         Some(Table { base, shift: shift(next), bits: stride, first: 0, last })
     }
 
-    /// Whether a leaf of this size exists: a page, or a block (D8.3, "Block descriptor ... formats").
-    fn leaf(&self, size: PageShift) -> bool {
-        let (page, stride) = (self.granule.page(), self.granule.stride());
-        let levels = match self.granule {
-            Granule::Size4K => 2,
-            Granule::Size16K | Granule::Size64K => 1,
-        } + u8::from(self.wide);
-        size.raw() == page || (1..=levels).any(|up| size.raw() == page + stride * up)
+    /// Whether a leaf of this size exists.
+    const fn leaf(&self, size: PageShift) -> bool {
+        self.leaves >> size.raw() & 1 != 0
     }
 
     /// Bits of an address that stand in their own place in a descriptor, for what is aligned to
     /// `size`.
     const fn in_place(&self, size: PageShift) -> u64 {
-        let field = if self.wide && !matches!(self.granule, Granule::Size64K) {
-            ADDRESS
-        } else {
-            ADDRESS & LOW_ADDRESS
-        };
-        field & bits(0, self.pa_bits) & !size.mask()
-    }
-
-    /// Bits of a descriptor that hold the upper bits of an address, and how far they are moved up.
-    const fn moved(&self) -> (u64, u32) {
-        match self.granule {
-            Granule::Size64K => (FIELD_15_12, 36),
-            _ if self.wide => (FIELD_9_8, 42),
-            _ => (0, 0),
-        }
+        self.plain & !size.mask()
     }
 
     /// The address in a descriptor, `None` if it is too wide or has a reserved bit.
     const fn address(&self, raw: u64, size: PageShift) -> Option<PhysAddr> {
-        let (moved, up) = self.moved();
-        let high = (raw & moved) << up;
-        if raw & ADDRESS & !self.in_place(size) & !moved & !BLOCK_NT != 0
-            || high >> self.pa_bits != 0
-        {
+        let inside = self.plain & size.mask() & !BLOCK_NT;
+        if raw & (self.reserved | inside) != 0 {
             return None;
         }
-        Some(PhysAddr::new(raw & self.in_place(size) | high))
+        Some(PhysAddr::new(raw & self.in_place(size) | (raw & self.moved) << self.up))
     }
 
     /// The bits of a descriptor that say this address.
@@ -292,8 +308,7 @@ impl Layout {
         if !addr.is_aligned(size) || addr.raw() >> self.pa_bits != 0 {
             return Err(EncodeError::Address { addr });
         }
-        let (moved, up) = self.moved();
-        Ok(addr.raw() & self.in_place(size) | addr.raw() >> up & moved)
+        Ok(addr.raw() & self.in_place(size) | addr.raw() >> self.up & self.moved)
     }
 
     /// What the descriptor `raw` of table `at` is.
@@ -328,7 +343,10 @@ impl Layout {
             return Err(EncodeError::Size { shift: size });
         }
         let kind = if size == self.granule.shift() { VALID | TABLE_OR_PAGE } else { VALID };
-        let share = if self.moved().0 == FIELD_9_8 { 0 } else { INNER_SHAREABLE };
+        let share = match self.granule {
+            Granule::Size4K | Granule::Size16K if self.wide => 0,
+            _ => INNER_SHAREABLE,
+        };
         Ok(kind | share | self.place(addr, size)?)
     }
 
