@@ -53,7 +53,7 @@ impl Shared {
         if self.entry.load(Ordering::SeqCst) == 1 {
             return true;
         }
-        drop(self.table().unpin(folio, PageCount::ONE).unwrap());
+        let _last = self.table().unpin(folio, PageCount::ONE).unwrap();
         false
     }
 }

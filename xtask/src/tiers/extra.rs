@@ -28,10 +28,9 @@ pub(super) fn model() -> Outcome {
     Ok(Counts::default())
 }
 
-/// In a target directory of its own: the flag would rebuild everything else each time.
 pub(super) fn loom() -> Outcome {
-    let mut test = command("cargo", &["test", "--release", "--package", "pinfold"]);
-    test.args(["--test", "loom", "--target-dir", "target/loom"]).env("RUSTFLAGS", "--cfg loom");
+    let mut test = hosted::models("test");
+    test.arg("--release");
     check(test, Show::OnFailure)
 }
 
@@ -120,7 +119,7 @@ pub(super) fn bench() -> Outcome {
     check(command("cargo", &args), Show::OnFailure)
 }
 
-/// In a target directory of its own, like `loom`.
+/// In a target directory of its own, like loom's models.
 pub(super) fn counts() -> Outcome {
     let mut test = command("cargo", &["test", "--package", "pinfold-benches"]);
     test.args(["--test", "atomics", "--test", "loads", "--target-dir", "target/counting"]);
