@@ -18,7 +18,8 @@ use std::process::ExitCode;
 const HELP: &str = "\
 usage: cargo xtask COMMAND
 
-  test                  the hosted tiers: stable Rust only, installs nothing, under five minutes
+  test                  the hosted tiers: stable Rust only, installs nothing. Two cores take about eight minutes
+                        the first time, when all is compiled, and two later
   test all              every tier; one whose tool is missing is skipped and says so
   test rest             the same without those of plain `test`
   test TIER [TIER...]   these tiers only

@@ -46,11 +46,11 @@ impl Tier {
 /// Plain `cargo xtask test`: stable Rust is enough. What fails soonest comes first.
 pub(crate) const HOSTED: &[Tier] = &[
     Tier::new("fmt", "rustfmt agrees", "0.1", &[&need::RUSTFMT], hosted::fmt),
-    Tier::new("clippy", "no warning, all targets", "0.5", &[&need::CLIPPY], hosted::clippy),
-    Tier::new("test", "unit and integration tests", "1", &[], hosted::test),
+    Tier::new("clippy", "no warning, all targets", "1.5", &[&need::CLIPPY], hosted::clippy),
+    Tier::new("test", "unit and integration tests", "5.5", &[], hosted::test),
     Tier::new("doctest", "examples in the docs", "0.5", &[], hosted::doctest),
     Tier::new("doc", "the docs build without warning", "0.3", &[], hosted::doc),
-    Tier::new("example", "the pin_guest example ends well", "0.3", &[], hosted::example),
+    Tier::new("example", "the pin_guest example ends well", "0.7", &[], hosted::example),
     Tier::new("fuzz-build", "fuzz targets compile", "0.2", &[&need::CXX], hosted::fuzz_build),
     Tier::new("no-std", "the C library without std", "0.2", &[], hosted::no_std),
 ];
@@ -69,14 +69,14 @@ pub(crate) const EXTRA: &[Tier] = &[
     Tier::new(
         "audit",
         "real-mode object code keeps its contract",
-        "3",
+        "4",
         &[&need::OBJDUMP, &need::BARE_RUST],
         extra::audit,
     ),
     Tier::new(
         "fuzz",
         "each fuzz target for 5000 runs",
-        "4",
+        "6",
         &[&need::NIGHTLY, &need::CARGO_FUZZ, &need::CXX],
         extra::fuzz,
     ),
