@@ -1,4 +1,4 @@
-//! Rows M1 to M6: mapping memory for a device and taking it away, against floors and other crates.
+//! Rows M1 to M7: mapping memory for a device and taking it away, against floors and other crates.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use pinfold::PageShift;
 use pinfold::sync::{Ordering, Word};
 use pinfold_arch::{AmdVi, AnyIoFormat, Granule, IoFormat, Smmu, Tce, Vtd, Zpci};
+use pinfold_benches::lines::{Lines, lines};
 #[cfg(target_arch = "x86_64")]
 use pinfold_benches::mappers::Multiarch;
 use pinfold_benches::mappers::floor::Entries;
@@ -15,7 +16,7 @@ use pinfold_benches::rounds::{Compared, alternate, timed};
 use pinfold_benches::rows::{self, Goal, Options, Row};
 use x86_64::structures::paging::{Size2MiB, Size4KiB};
 
-const ROWS: [&str; 6] = ["M1", "M2", "M3", "M4", "M5", "M6"];
+const ROWS: [&str; 7] = ["M1", "M2", "M3", "M4", "M5", "M6", "M7"];
 const SMALL: PageShift = PageShift::SIZE_4K;
 const LARGE: PageShift = PageShift::SIZE_2M;
 /// How often a round maps few entries.
@@ -54,6 +55,10 @@ fn main() -> ExitCode {
     }
     if options.wants("M6") {
         page_by_page(&options, X86_64::<Size4KiB>::new(job(&options)), vtd);
+    }
+    if options.wants("M7") {
+        count_lines(vtd);
+        count_lines(Zpci::new(3).expect("three levels"));
     }
     ExitCode::SUCCESS
 }
@@ -230,6 +235,17 @@ fn against_floor<F: IoFormat>(options: &Options, what: &'static str, format: F, 
         });
         print(options, Row { id: "M4", what, goal }, runs.collect());
         assert_eq!(snapshot(words), written, "{what}");
+    }
+}
+
+/// Lines that a host is told of, for one that changed: row M7, without noise.
+fn count_lines<F: IoFormat>(format: F) {
+    for (what, lines) in lines(format, Job::new(16 << 20, SMALL)) {
+        let Lines { calls, told, changed, .. } = lines;
+        println!(
+            "M7   {}, {what}: {told} lines in {calls} calls, {changed} changed",
+            format.name()
+        );
     }
 }
 

@@ -23,6 +23,7 @@ pub mod tables;
 
 pub mod queries;
 
+pub mod lines;
 pub mod mappers;
 pub mod peers;
 pub mod regions;

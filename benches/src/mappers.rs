@@ -20,7 +20,7 @@ pub mod floor;
 pub use aarch64_paging::Aarch64Paging;
 #[cfg(target_arch = "x86_64")]
 pub use multiarch::Multiarch;
-pub use pinfold_tables::Pinfold;
+pub use pinfold_tables::{Pinfold, allocator_calls};
 pub use x86_64::X86_64;
 
 use crate::scene::BASE;

@@ -55,6 +55,18 @@ impl TablePool {
         NonNull::new(pointer(self.take(4096)?))
     }
 
+    /// All words, given out or not.
+    #[must_use]
+    pub fn words(&self) -> &[Word] {
+        self.memory.words()
+    }
+
+    /// Number of the word at an address.
+    #[must_use]
+    pub const fn number(&self, addr: u64) -> usize {
+        index((addr - self.start) / WORD)
+    }
+
     /// The last words that were given out: the entries that map memory, if those tables were taken last,
     /// one behind the other.
     ///

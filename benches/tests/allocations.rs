@@ -1,7 +1,9 @@
-//! Pin, lookup and unpin never call the allocator.
+//! Pin, lookup and unpin, map and unmap never call the allocator.
 
+use pinfold_arch::{Vtd, Zpci};
 use pinfold_benches::allocator::{self, Counting};
-use pinfold_benches::scene::{Layout, allocator_calls};
+use pinfold_benches::mappers::{self, Job};
+use pinfold_benches::scene::{BASE, Layout, allocator_calls};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -11,6 +13,13 @@ fn the_engine_never_allocates() {
     for layout in Layout::samples() {
         assert_eq!(allocator_calls(layout), 0, "{layout:?}");
     }
+}
+
+#[test]
+fn mapping_for_a_device_never_allocates() {
+    let job = Job::new(16 << 20, BASE);
+    assert_eq!(mappers::allocator_calls(Vtd::new(4, 48).unwrap(), job), 0);
+    assert_eq!(mappers::allocator_calls(Zpci::new(3).unwrap(), job), 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use pinfold::Access;
 use pinfold::host::IoTables;
-use pinfold::iopt::{IoPageTable, IoRun, IovaRange};
+use pinfold::iopt::{IoPageTable, IoRun, IoptError, IovaRange};
 use pinfold_arch::{IoFlags, IoFormat, Iova};
 
 /// Runs that a step of unmap hands out at most.
@@ -20,16 +20,15 @@ pub fn empty<F: IoFormat, T: IoTables>(format: F, tables: &T) -> IoPageTable<F> 
 
 /// Maps runs, for reading and writing.
 ///
-/// # Panics
-/// If that fails.
+/// # Errors
+/// If something is mapped there already, or another one of [`IoptError`].
 pub fn map<F: IoFormat, T: IoTables>(
     table: &IoPageTable<F>,
     tables: &T,
     iova: u64,
     runs: &[IoRun],
-) {
-    let mapped = table.map(tables, Iova::new(iova), runs, Access::all(), IoFlags::empty());
-    mapped.expect("memory that is not mapped yet");
+) -> Result<(), IoptError> {
+    table.map(tables, Iova::new(iova), runs, Access::all(), IoFlags::empty())
 }
 
 /// Unmaps a range, in steps of [`RUNS`] at most, and hands out what was there. The IOMMU forgets at once.

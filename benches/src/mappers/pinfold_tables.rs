@@ -8,6 +8,7 @@ use pinfold_arch::{IoEntry, IoFormat, Iova};
 use super::calls::{empty, map, unmap};
 use super::floor::Entries;
 use super::{Job, Mapper, Unmapper, sum_of};
+use crate::allocator;
 use crate::pool::TablePool;
 
 /// pinfold's tables for a job, in memory of the pool.
@@ -53,20 +54,41 @@ impl<F: IoFormat> Pinfold<F> {
     }
 
     /// Maps the job, in the tables that there are.
+    ///
+    /// # Panics
+    /// If something is mapped there.
     #[inline(never)]
     pub fn map_once(&self) {
         let run = IoRun { addr: PhysAddr::new(self.job.addr), bytes: self.job.bytes };
-        map(&self.table, &self.pool, self.job.iova, &[run]);
+        let mapped = map(&self.table, &self.pool, self.job.iova, &[run]);
+        mapped.expect("memory that is not mapped yet");
     }
 
     /// Maps the job leaf by leaf, with a call each, in the tables that there are.
+    ///
+    /// # Panics
+    /// If something is mapped there.
     #[inline(never)]
     pub fn map_each(&self) {
         for (iova, addr) in self.job.each() {
             let run = IoRun { addr: PhysAddr::new(addr), bytes: self.job.leaf.bytes() };
-            map(&self.table, &self.pool, iova, &[run]);
+            let mapped = map(&self.table, &self.pool, iova, &[run]);
+            mapped.expect("a page that is not mapped yet");
         }
     }
+}
+
+/// How often mapping a job at once, unmapping it and mapping it leaf by leaf call the allocator.
+#[must_use]
+pub fn allocator_calls<F: IoFormat>(format: F, job: Job) -> u64 {
+    let mut tables = Pinfold::new(format, job);
+    allocator::calls(|| {
+        tables.map_once();
+        assert_eq!(tables.unmap(), sum_of(job.addr, job.leaves(), job.leaf));
+        tables.map_each();
+        assert!(tables.translate(job.iova).is_some());
+        tables.unmap();
+    })
 }
 
 impl<F: IoFormat> Mapper for Pinfold<F> {
