@@ -3,6 +3,7 @@
 use pinfold::iopt::{IoPageTable, IovaRange};
 use pinfold_arch::{IoFormat, Iova, PageShift};
 
+pub mod amdvi;
 pub mod vtd;
 
 /// An IOMMU that translates for one device.

@@ -5,8 +5,9 @@
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
 use pinfold::host::DirectMap;
-use pinfold_arch::{PhysAddr, Vtd};
+use pinfold_arch::{AmdVi, PhysAddr, Vtd};
 use pinfold_unikernel::edu::{self, Edu};
+use pinfold_unikernel::iommu::amdvi::{self, AmdViUnit};
 use pinfold_unikernel::iommu::vtd::{self, Invalidation, VtdUnit};
 use pinfold_unikernel::memory::{self, Memory};
 use pinfold_unikernel::pci;
@@ -22,6 +23,9 @@ core::arch::global_asm!(include_str!("x86_64/start.s"));
 
 /// Where VT-d's registers are.
 const VTD: usize = 0xfed9_0000;
+/// Where AMD-Vi's registers are, and what it is as a PCI device.
+const AMDVI: usize = 0xfed8_0000;
+const AMDVI_IDENTITY: [(u16, u16); 2] = [(0x1022, 0x0018), (0x1022, 0x1419)];
 /// Where the firmware would put a device's registers.
 const DEVICES: u32 = 0xe000_0000;
 /// Any width of host addresses that has all memory will do.
@@ -46,7 +50,12 @@ extern "C" fn main() -> ! {
     let mut console = Console;
     let mut stage = Stage::new(&memory, edu, Report::new(&mut console));
     stage.without_iommu();
-    vtd(&mut stage, device);
+    let has = |(vendor, number)| pci::find(&mut ports::Ports, vendor, number).is_some();
+    if AMDVI_IDENTITY.into_iter().any(has) {
+        amdvi(&mut stage, device);
+    } else {
+        vtd(&mut stage, device);
+    }
     exit(stage.report.end())
 }
 
@@ -67,5 +76,16 @@ fn vtd(stage: &mut Stage<'_, '_>, device: u8) {
             stage.report.heading(format_args!("VT-d, {levels} levels, invalidation by {name}"));
             scenario::run(stage, &mut unit, format(levels), Blind::default());
         }
+    }
+}
+
+fn amdvi(stage: &mut Stage<'_, '_>, device: u8) {
+    // SAFETY: as for VT-d; this machine has AMD-Vi.
+    let registers = unsafe { Registers::new(AMDVI, amdvi::REGISTERS) };
+    let mut unit = AmdViUnit::new(registers, stage.memory, device);
+    for levels in 3..=6 {
+        stage.report.heading(format_args!("AMD-Vi, {levels} levels"));
+        let format = AmdVi::new(levels).expect("levels that exist");
+        scenario::run(stage, &mut unit, format, Blind { beyond: true });
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn x86_64() -> Outcome {
         "intel-iommu,intremap=off,aw-bits=39",
         "intel-iommu,intremap=off,aw-bits=48",
         "intel-iommu,intremap=off,aw-bits=48,caching-mode=on",
+        "amd-iommu",
     ];
     run(&X86_64, iommus.map(|iommu| ["-device", iommu]))
 }
