@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use pinfold::PhysAddr;
-use pinfold::host::{IoTables, PhysMem, TableView};
+use pinfold::host::{Flow, IoTables, PhysMem, Progress, SpinWait, TableView, Wait};
 use pinfold::iopt::{IoRun, IoptError};
 use pinfold::sync::Ordering;
 use pinfold_arch::IoFormat;
@@ -78,6 +78,12 @@ fn contents(pool: &TablePool) -> Vec<u64> {
 impl PhysMem for Incoherent {
     fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
         self.pool.table(base, entries)
+    }
+}
+
+impl Wait for Incoherent {
+    fn pause(&self, progress: Progress) -> Flow {
+        SpinWait.pause(progress)
     }
 }
 

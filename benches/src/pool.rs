@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use pinfold::PhysAddr;
-use pinfold::host::{IoTables, PhysMem, TableView};
+use pinfold::host::{Flow, IoTables, PhysMem, Progress, SpinWait, TableView, Wait};
 use pinfold::sync::{Ordering, Word};
 use pinfold_arch::addr::index;
 
@@ -91,6 +91,12 @@ impl PhysMem for TablePool {
     fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
         let first = index(base.raw().checked_sub(self.start)? / WORD);
         Some(TableView::from_words(self.memory.words().get(first..first.checked_add(entries)?)?))
+    }
+}
+
+impl Wait for TablePool {
+    fn pause(&self, progress: Progress) -> Flow {
+        SpinWait.pause(progress)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::hint::black_box;
 
-use pinfold::Access;
 use pinfold::host::IoTables;
-use pinfold::iopt::{IoPageTable, IoRun, IoptError, IovaRange};
+use pinfold::iopt::{IoPageTable, IoRun, IoptError, UnmappedRun};
+use pinfold::{Access, IovaRange};
 use pinfold_arch::{IoFlags, IoFormat, Iova};
 
 /// Runs that a step of unmap hands out at most.
@@ -40,14 +40,14 @@ pub fn unmap<F: IoFormat, T: IoTables>(
     tables: &T,
     iova: u64,
     bytes: u64,
-    mut each: impl FnMut(&IoRun),
+    mut each: impl FnMut(&UnmappedRun),
 ) {
     let range = IovaRange::new(Iova::new(iova), bytes).expect("a range");
-    let mut runs = heapless::Vec::<IoRun, RUNS>::new();
+    let mut runs = heapless::Vec::<UnmappedRun, RUNS>::new();
     let mut unmap = table.unmap(tables, range).expect("a range that the format translates");
     while let Some(unmapped) = unmap.step(tables, &mut runs).expect("tables in memory") {
         black_box(unmapped.range());
-        unmapped.flushed(tables).expect("tables in memory");
-        runs.iter().for_each(&mut each);
+        let quiesced = unmapped.flushed(tables).expect("tables in memory");
+        quiesced.runs().iter().for_each(&mut each);
     }
 }

@@ -37,14 +37,14 @@ fn the_largest_leaf_that_both_addresses_allow() {
     // 4 KiB up to the first 2 MiB, 2 MiB up to the first 1 GiB, then 1 GiB, and down again.
     let start = 0x3fdf_f000;
     let bytes = 0x1000 + 0x20_0000 + 0x4000_0000 + 0x20_0000 + 0x1000;
-    table.map(&memory, Iova::new(start), &[run(0x1_3fdf_f000, bytes)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(start), [run(0x1_3fdf_f000, bytes)], RW, NONE).unwrap();
     let at = [start, 0x3fe0_0000, 0x4000_0000, 0x8000_0000, 0x8020_0000, 0x8020_1000];
     assert_eq!(sizes(&table, &memory, &at), [12, 21, 30, 21, 12, 0]);
     let found = table.translate(&memory, Iova::new(0x7fff_ffff)).unwrap().unwrap();
     assert_eq!(found.addr, PhysAddr::new(0x1_7fff_ffff));
     // Off by a page, nothing is large.
     let (table, memory) = made(Vtd::new(4, 46).unwrap());
-    table.map(&memory, Iova::new(0), &[run(0x1000, 0x40_0000)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0), [run(0x1000, 0x40_0000)], RW, NONE).unwrap();
     assert_eq!(sizes(&table, &memory, &[0, 0x1f_f000, 0x20_0000]), [12; 3]);
 }
 
@@ -53,17 +53,17 @@ fn the_largest_leaf_that_both_addresses_allow() {
 fn neighbours_that_are_released_apart_share_no_leaf() {
     let (table, memory) = made(Vtd::new(4, 46).unwrap());
     let halves = [run(0x20_0000, 0x10_0000), run(0x30_0000, 0x10_0000)];
-    table.map(&memory, Iova::new(0x20_0000), &halves, RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0x20_0000), halves, RW, NONE).unwrap();
     assert_eq!(sizes(&table, &memory, &[0x20_0000, 0x30_0000]), [12, 12]);
     let (table, memory) = made(Vtd::new(4, 46).unwrap());
-    table.map(&memory, Iova::new(0x20_0000), &[run(0x20_0000, 0x20_0000)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0x20_0000), [run(0x20_0000, 0x20_0000)], RW, NONE).unwrap();
     assert_eq!(sizes(&table, &memory, &[0x20_0000, 0x30_0000]), [21, 21]);
 }
 
 #[test]
 fn amd_pages_have_every_size() {
     let (table, memory) = made(AmdVi::new(3).unwrap());
-    table.map(&memory, Iova::new(0x4000), &[run(0x1_0000_4000, 0x7f_c000)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0x4000), [run(0x1_0000_4000, 0x7f_c000)], RW, NONE).unwrap();
     let at =
         [0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
     assert_eq!(sizes(&table, &memory, &at), [14, 15, 16, 17, 18, 19, 20, 21, 22]);
@@ -73,10 +73,10 @@ fn amd_pages_have_every_size() {
 fn the_very_last_address() {
     let (table, memory) = made(AmdVi::new(6).unwrap());
     let start = Iova::new(u64::MAX - 0x1fff);
-    table.map(&memory, start, &[run(0x2000, 0x2000)], RW, NONE).unwrap();
+    table.map(&memory, start, [run(0x2000, 0x2000)], RW, NONE).unwrap();
     let last = table.translate(&memory, Iova::new(u64::MAX)).unwrap().unwrap();
     assert_eq!(last.addr, PhysAddr::new(0x3fff));
-    let beyond = table.map(&memory, start, &[run(0x2000, 0x2000), run(0x8000, 0x1000)], RW, NONE);
+    let beyond = table.map(&memory, start, [run(0x2000, 0x2000), run(0x8000, 0x1000)], RW, NONE);
     assert_eq!(beyond, Err(IoptError::OutsideAperture { at: Iova::new(0) }));
     let range = IovaRange::new(start, 0x2000).unwrap();
     let mut runs = heapless::Vec::<UnmappedRun, 4>::new();
@@ -92,7 +92,7 @@ fn the_very_last_address() {
 #[test]
 fn tables_go_back_behind_the_flush() {
     let (table, memory) = made(Vtd::new(3, 46).unwrap());
-    table.map(&memory, Iova::new(0x20_0000), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0x20_0000), [run(0x1000, 0x1000)], RW, NONE).unwrap();
     assert_eq!(memory.used(), 3);
     let out = |start, bytes| {
         let range = IovaRange::new(Iova::new(start), bytes).unwrap();
@@ -141,7 +141,7 @@ fn what_is_refused_changes_nothing() {
 #[test]
 fn a_range_that_ends_inside_a_leaf_is_refused() {
     let (table, memory) = made(Vtd::new(4, 46).unwrap());
-    table.map(&memory, Iova::new(0x40_0000), &[run(0x40_0000, 0x40_0000)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0x40_0000), [run(0x40_0000, 0x40_0000)], RW, NONE).unwrap();
     let cut =
         |start, bytes| table.unmap(&memory, IovaRange::new(Iova::new(start), bytes).unwrap()).err();
     let shift = PageShift::SIZE_2M;
@@ -156,7 +156,7 @@ fn a_range_that_ends_inside_a_leaf_is_refused() {
 #[test]
 fn a_buffer_without_room_unmaps_nothing() {
     let (table, memory) = made(Vtd::new(4, 46).unwrap());
-    table.map(&memory, Iova::new(0x1000), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0x1000), [run(0x1000, 0x1000)], RW, NONE).unwrap();
     let mut unmap =
         table.unmap(&memory, IovaRange::new(Iova::new(0x1000), 0x1000).unwrap()).unwrap();
     let mut none = heapless::Vec::<UnmappedRun, 0>::new();
@@ -176,7 +176,7 @@ fn corrupt_tables_are_an_error() {
     let second = Iova::new(table.root().shift.bytes());
     for at in [first, second] {
         assert!(matches!(table.translate(&memory, at), Err(IoptError::Corrupt { .. })));
-        let mapped = table.map(&memory, at, &[run(0x1000, 0x1000)], RW, NONE);
+        let mapped = table.map(&memory, at, [run(0x1000, 0x1000)], RW, NONE);
         assert!(matches!(mapped, Err(IoptError::Corrupt { .. })));
         let range = IovaRange::new(at, 0x1000).unwrap();
         assert!(matches!(table.unmap(&memory, range).err(), Some(IoptError::Corrupt { .. })));
@@ -190,7 +190,7 @@ fn what_stands_before_a_corrupt_entry_comes_out() {
     use pinfold::host::PhysMem;
     let (table, memory) = made(Vtd::new(3, 46).unwrap());
     for at in [0x1000, 0x20_0000, 0x40_0000] {
-        table.map(&memory, Iova::new(at), &[run(at, 0x1000)], RW, NONE).unwrap();
+        table.map(&memory, Iova::new(at), [run(at, 0x1000)], RW, NONE).unwrap();
     }
     assert_eq!(memory.used(), 5);
     // The table of the second 2 MiB: a reserved bit.
@@ -221,7 +221,7 @@ fn one_corrupt_entry_does_not_keep_the_others() {
     use pinfold::host::PhysMem;
     let (table, memory) = made(Vtd::new(4, 46).unwrap());
     for at in 0..4_u64 {
-        table.map(&memory, Iova::new(at << 39), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
+        table.map(&memory, Iova::new(at << 39), [run(0x1000, 0x1000)], RW, NONE).unwrap();
     }
     assert_eq!(memory.used(), 13);
     let top = memory.table(table.root().base, 512).unwrap();
@@ -235,7 +235,7 @@ fn one_corrupt_entry_does_not_keep_the_others() {
 #[test]
 fn trimmed_tables_go_back_behind_the_flush() {
     let (mut table, memory) = made(Vtd::new(3, 46).unwrap());
-    table.map(&memory, Iova::new(0x1000), &[run(0x1000, 0x1000)], RW, NONE).unwrap();
+    table.map(&memory, Iova::new(0x1000), [run(0x1000, 0x1000)], RW, NONE).unwrap();
     let range = IovaRange::new(Iova::new(0x1000), 0x1000).unwrap();
     let mut runs = heapless::Vec::<UnmappedRun, 8>::new();
     let mut unmap = table.unmap(&memory, range).unwrap();

@@ -26,7 +26,7 @@ fn tables_are_made_once() {
             for at in 0..TABLES {
                 let run = IoRun { addr: PhysAddr::new(page(at + round)), bytes: 0x1000 };
                 let iova = Iova::new(page(at));
-                table.map(&memory, iova, &[run], Access::all(), IoFlags::empty()).unwrap();
+                table.map(&memory, iova, [run], Access::all(), IoFlags::empty()).unwrap();
             }
             barrier.wait();
             for at in 0..TABLES {

@@ -1,6 +1,7 @@
 //! What the scenario wants of an IOMMU, and the three that there are.
 
-use pinfold::iopt::{IoPageTable, IovaRange};
+use pinfold::IovaRange;
+use pinfold::iopt::IoPageTable;
 use pinfold_arch::{IoFormat, Iova, PageShift};
 
 pub mod amdvi;

@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use pinfold::host::{DirectMap, IoTables, PhysMem, TableView};
+use pinfold::host::{DirectMap, Flow, IoTables, PhysMem, Progress, SpinWait, TableView, Wait};
 use pinfold_arch::addr::index;
 use pinfold_arch::{PageShift, PhysAddr};
 
@@ -112,6 +112,12 @@ impl Memory {
 impl PhysMem for Memory {
     fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
         self.map.table(base, entries)
+    }
+}
+
+impl Wait for Memory {
+    fn pause(&self, progress: Progress) -> Flow {
+        SpinWait.pause(progress)
     }
 }
 

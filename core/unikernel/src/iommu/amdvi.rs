@@ -1,7 +1,8 @@
 //! AMD-Vi ("I/O Virtualization Technology (IOMMU) Specification", 48882: 2.2.2 device table, 2.4 commands, 3.4
 //! registers).
 
-use pinfold::iopt::{IoPageTable, IovaRange};
+use pinfold::IovaRange;
+use pinfold::iopt::IoPageTable;
 use pinfold_arch::{AmdVi, PageShift, PhysAddr};
 
 use super::{Faults, Iommu, pieces};

@@ -1,7 +1,8 @@
 //! Intel VT-d in legacy mode ("Virtualization Technology for Directed I/O", revision 4.1: 11.4 registers, 6.5
 //! invalidation, 9.1 and 9.3 root and context entries).
 
-use pinfold::iopt::{IoPageTable, IovaRange};
+use pinfold::IovaRange;
+use pinfold::iopt::IoPageTable;
 use pinfold_arch::{Iova, PageShift, PhysAddr, Vtd};
 
 use super::{Faults, Iommu, pieces};

@@ -1,6 +1,7 @@
 //! One set of tables with the device behind it.
 
-use pinfold::iopt::{IoPageTable, IoRun, IoptError, IovaRange};
+use pinfold::IovaRange;
+use pinfold::iopt::{IoPageTable, IoRun, IoptError, UnmappedRun};
 use pinfold_arch::{Access, IoFlags, IoFormat, Iova};
 
 use super::probe::Probe;
@@ -67,15 +68,18 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
     ) {
         let probe = &mut self.probe;
         let memory = probe.stage.memory;
-        let mut back = heapless::Vec::<IoRun, RUNS>::new();
+        let mut back = heapless::Vec::<UnmappedRun, RUNS>::new();
         let mut unmap = self.table.unmap(memory, range(at, mapped)).expect("whole leaves");
         let step = unmap.step(memory, &mut back).expect("tables in order");
         let unmapped = step.expect("something to unmap");
         before_flush(probe);
         probe.unit.flush(unmapped.range());
-        unmapped.flushed(memory).expect("tables in order");
-        let last = unmap.step(memory, &mut heapless::Vec::<IoRun, RUNS>::new());
-        let all = matches!(last, Ok(None)) && back == mapped;
+        let quiesced = unmapped.flushed(memory).expect("tables in order");
+        let back = quiesced.runs().iter().map(|run| IoRun { addr: run.addr, bytes: run.bytes });
+        let all = back.eq(mapped.iter().copied());
+        let mut none = heapless::Vec::<UnmappedRun, RUNS>::new();
+        let last = unmap.step(memory, &mut none);
+        let all = all && matches!(last, Ok(None));
         probe.stage.report.check(all, format_args!("unmapping at {at} gives the memory back"));
     }
 
