@@ -69,10 +69,11 @@ impl Job {
         self.bytes >> self.entry.raw()
     }
 
-    /// Bytes that hold its tables in any format, also in one that is a single flat table from 0 on.
+    /// Bytes that hold its tables in any format, also in one that is a single flat table from 0 on, wherever
+    /// the next multiple of its size is.
     #[must_use]
     pub const fn table_bytes(&self) -> u64 {
-        2 * (self.bytes >> BASE.raw()) * 8 + (1 << 20)
+        4 * (self.bytes >> BASE.raw()) * 8 + (1 << 20)
     }
 
     /// Device address and address of each leaf.

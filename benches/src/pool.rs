@@ -40,13 +40,13 @@ impl TablePool {
 
     /// Memory for a table, with something in it.
     pub fn take(&self, bytes: u64) -> Option<u64> {
-        let at = self.used.get().next_multiple_of(bytes);
-        let end = at.checked_add(bytes)?;
+        let at = (self.start + self.used.get()).next_multiple_of(bytes);
+        let end = (at - self.start).checked_add(bytes)?;
         if end > self.memory.words().len() as u64 * WORD {
             return None;
         }
         self.used.set(end);
-        Some(self.start + at)
+        Some(at)
     }
 
     /// Memory for a table of 4 KiB, as a pointer.
@@ -115,6 +115,7 @@ mod tests {
 
     #[test]
     fn tables_are_aligned_and_end_where_the_memory_ends() {
+        // Not more than what the memory itself is aligned to.
         let pool = TablePool::new(4 << 12);
         let taken: Vec<_> = [1 << 12, 2 << 12, 1 << 12].map(|bytes| pool.take(bytes)).into();
         let offset = |at: Option<u64>| at.map(|at| at - pool.start);
