@@ -105,6 +105,8 @@ pub struct IoPageTable<F> {
     live: Word,
     /// What was unmapped and not flushed. As `live`.
     unflushed: Word,
+    /// Calls that have written links and not said so yet; see `Cursor::making`.
+    linking: Word,
     /// Whether it is asked which pages were written: 1 or 0. Written by who starts and stops that, which
     /// devices and unmapping callers need not see at once.
     tracking: Word,
@@ -243,7 +245,8 @@ impl<F: IoFormat> IoPageTable<F> {
 
     fn with_root(format: F, top: PhysAddr, live: Word) -> Self {
         let root = Word::new(top.raw() | u64::from(format.levels()));
-        Self { format, root, live, unflushed: Word::new(0), tracking: Word::new(0) }
+        let [unflushed, linking, tracking] = [0; 3].map(Word::new);
+        Self { format, root, live, unflushed, linking, tracking }
     }
 
     /// The format and the top table, of one moment.

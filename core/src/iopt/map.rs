@@ -57,7 +57,7 @@ impl<F: IoFormat> IoPageTable<F> {
         let (grant, runs) = (Grant { access, flags }, runs.into_iter());
         let tree = self.tree();
         let bytes = check(tree, start, runs.clone(), grant)?;
-        let cursor = Cursor::new(tree, tables)?.mapping();
+        let cursor = Cursor::new(tree, tables)?.making(&self.linking);
         let budget = Budget::new(tables, bytes >> tree.0.base().raw());
         let mut writer =
             Writer { live: &self.live, cursor, budget, grant, start: start.raw(), at: start.raw() };
@@ -321,26 +321,27 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         raw.map_err(|why| IoptError::Encode { at: self.iova(entry), why })
     }
 
-    /// What one leaf's value is more than the one before, if that is all that changes over so many
-    /// entries: the address, in its own place.
-    fn difference(&self, entries: usize) -> Option<u64> {
+    /// How the values of so many entries follow from the first, if all that changes is the address, in its
+    /// own place.
+    fn series(&self, entries: usize) -> Result<Option<Series>, IoptError> {
         let (leaf, table) = (self.leaf, self.table);
         let bytes = (entries as u64) << table.shift.raw();
         let last = leaf.addr.raw().wrapping_add(bytes.wrapping_sub(leaf.shift.bytes()));
         let moves = leaf.addr.raw() ^ last;
-        let counts = leaf.shift == table.shift && moves & !self.format.address_bits(table) == 0;
-        counts.then_some(leaf.shift.bytes())
+        if moves & !self.format.address_bits(table) != 0 {
+            return Ok(None);
+        }
+        let first = self.encode(0)?;
+        let within = match leaf.entries(table) {
+            1 => leaf.shift.bytes(),
+            _ => self.encode(1)?.wrapping_sub(first),
+        };
+        Ok(Some(Series { first, within, step: leaf.shift.bytes() }))
     }
 
     /// What stands in a word, if anything does; never malformed.
-    #[inline]
     fn found(&self, word: &Word, entry: u64) -> Result<Option<IoEntry>, IoptError> {
         let raw = tree::in_memory(self.format, word.load(Ordering::Relaxed));
-        if raw == self.absent { Ok(None) } else { self.meaning(raw, entry) }
-    }
-
-    #[cold]
-    fn meaning(&self, raw: u64, entry: u64) -> Result<Option<IoEntry>, IoptError> {
         match self.format.decode(self.table, raw) {
             IoEntry::Malformed => Err(IoptError::Corrupt { at: self.iova(entry), raw }),
             IoEntry::Absent => Ok(None),
@@ -354,18 +355,31 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         word.store(tree::in_memory(self.format, raw), Ordering::Release);
     }
 
+    /// Writes consecutive values into words.
+    #[inline]
+    fn store_all(&self, words: &[Word], first: u64, step: u64) {
+        let mut raw = first;
+        for word in words {
+            self.store(word, raw);
+            raw = raw.wrapping_add(step);
+        }
+    }
+
     /// Writes leaves into words that have no meaning yet.
     pub(super) fn fill(&self, words: &[Word]) -> Result<(), IoptError> {
-        if let Some(step) = self.difference(words.len()) {
-            let mut raw = self.encode(0)?;
-            for word in words {
-                self.store(word, raw);
-                raw = raw.wrapping_add(step);
+        let per_leaf = index(self.leaf.entries(self.table));
+        match self.series(words.len())? {
+            Some(series) if per_leaf == 1 => self.store_all(words, series.first, series.step),
+            Some(series) => {
+                for (number, group) in (0..).zip(words.chunks_exact(per_leaf)) {
+                    self.store_all(group, series.leaf(number), series.within);
+                }
             }
-            return Ok(());
-        }
-        for (entry, word) in words.iter().enumerate() {
-            self.store(word, self.encode(entry as u64)?);
+            None => {
+                for (entry, word) in (0..).zip(words) {
+                    self.store(word, self.encode(entry)?);
+                }
+            }
         }
         Ok(())
     }
@@ -373,31 +387,84 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
     /// Writes leaves into words where nothing is mapped, and counts the words; what it met, if it did not
     /// come to the end.
     fn write(&self, words: &[Word], done: &mut u64) -> Result<Option<(u64, IoEntry)>, IoptError> {
-        if let Some(step) = self.difference(words.len()) {
-            let mut raw = self.encode(0)?;
-            for word in words {
-                if let Some(found) = self.found(word, *done)? {
-                    return Ok(Some((*done, found)));
-                }
-                self.store(word, raw);
-                raw = raw.wrapping_add(step);
-                *done += 1;
-            }
-            return Ok(None);
+        let per_leaf = index(self.leaf.entries(self.table));
+        let series = self.series(words.len())?;
+        if per_leaf > 1 || series.is_none() {
+            return self.groups(words, per_leaf, series, done);
         }
-        let per_leaf = self.leaf.entries(self.table);
-        for group in words.chunks_exact(index(per_leaf)) {
+        // Line by line: looking at eight words at once is as good as free.
+        let series = series.unwrap_or(Series { first: 0, within: 0, step: 0 });
+        let absent = tree::in_memory(self.format, self.absent);
+        let first = (tree::LINE - index(u64::from(self.first)) % tree::LINE) % tree::LINE;
+        let (front, rest) = words.split_at(first.min(words.len()));
+        let (lines, behind) = rest.as_chunks::<{ tree::LINE }>();
+        if let Some(met) = self.groups(front, 1, Some(series), done)? {
+            return Ok(Some(met));
+        }
+        for line in lines {
+            let other =
+                line.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed) ^ absent);
+            if other == 0 {
+                self.store_all(line, series.leaf(*done), series.step);
+                *done += line.len() as u64;
+            } else if let Some(met) = self.groups(line, 1, Some(series), done)? {
+                return Ok(Some(met));
+            }
+        }
+        self.groups(behind, 1, Some(series), done)
+    }
+
+    /// The same leaf by leaf.
+    #[inline(never)]
+    fn groups(
+        &self,
+        words: &[Word],
+        per_leaf: usize,
+        series: Option<Series>,
+        done: &mut u64,
+    ) -> Result<Option<(u64, IoEntry)>, IoptError> {
+        let absent = tree::in_memory(self.format, self.absent);
+        for group in words.chunks_exact(per_leaf) {
             // A leaf that takes several entries is there with all of them or not at all.
             for (entry, word) in (*done..).zip(group) {
-                if let Some(found) = self.found(word, entry)? {
+                if word.load(Ordering::Relaxed) != absent
+                    && let Some(found) = self.found(word, entry)?
+                {
                     return Ok(Some((entry, found)));
                 }
             }
-            for (entry, word) in (*done..).zip(group) {
-                self.store(word, self.encode(entry)?);
+            match series {
+                Some(series) => {
+                    let raw = series.leaf(*done / per_leaf as u64);
+                    self.store_all(group, raw, series.within);
+                }
+                None => {
+                    for (entry, word) in (*done..).zip(group) {
+                        self.store(word, self.encode(entry)?);
+                    }
+                }
             }
-            *done += per_leaf;
+            *done += per_leaf as u64;
         }
         Ok(None)
+    }
+}
+
+/// Values that follow from one another.
+#[derive(Clone, Copy, Debug)]
+struct Series {
+    /// The first entry of the first leaf.
+    first: u64,
+    /// From one entry of a leaf to the next.
+    within: u64,
+    /// From one leaf to the next.
+    step: u64,
+}
+
+impl Series {
+    /// The first entry of a leaf.
+    #[inline]
+    const fn leaf(self, number: u64) -> u64 {
+        self.first.wrapping_add(self.step.wrapping_mul(number))
     }
 }

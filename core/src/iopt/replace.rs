@@ -96,7 +96,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         let left = self.range.last().raw().wrapping_sub(from) >> tree.0.base().raw();
         let mut writer = Writer {
             live: &self.table.live,
-            cursor: Cursor::new(tree, tables)?.mapping(),
+            cursor: Cursor::new(tree, tables)?.making(&self.table.linking),
             budget: Budget::new(tables, left.wrapping_add(1)),
             grant: self.grant,
             start: from,

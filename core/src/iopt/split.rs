@@ -22,7 +22,7 @@ impl<F: IoFormat> IoPageTable<F> {
     /// [`IoptError::NoMemory`], [`IoptError::Corrupt`]: some leaves may be smaller by then.
     pub fn split<T: IoTables>(&self, tables: &T, range: IovaRange) -> Result<(), IoptError> {
         self.aligned(range)?;
-        let mut cursor = Cursor::new(self.tree(), tables)?.mapping();
+        let mut cursor = Cursor::new(self.tree(), tables)?.making(&self.linking);
         for edge in [range.start(), range.last()] {
             let (level, found) = cursor.find(edge.raw())?;
             if let IoEntry::Leaf(leaf) = found

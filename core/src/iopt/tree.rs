@@ -81,8 +81,10 @@ pub(super) struct Cursor<'m, F, T: IoTables> {
     pub(super) format: F,
     pub(super) tables: &'m T,
     path: heapless::Vec<(Level<'m>, Changed), MAX_IO_LEVELS>,
-    /// Whether links that are passed are said to be written: see [`mapping`](Self::mapping).
-    announces: bool,
+    /// For a call that makes tables: how many such calls have links that they have not said yet.
+    unsaid: Option<&'m Word>,
+    /// Whether this is one of them.
+    linking: bool,
 }
 
 /// Entries of a table, from the first to before the last.
@@ -93,7 +95,7 @@ struct Changed {
 }
 
 /// Entries in a line of a cache. Some have longer lines; then a line may be named twice, never missed.
-const LINE: usize = 8;
+pub(super) const LINE: usize = 8;
 
 impl Changed {
     /// Takes entries in. What is there already is said first, unless all lines between are touched.
@@ -122,16 +124,33 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
     /// At the top of the tree `(format, root)`.
     pub(super) fn new(tree: (F, IoTable), tables: &'m T) -> Result<Self, IoptError> {
         let (format, root) = tree;
-        let mut cursor = Self { format, tables, path: heapless::Vec::new(), announces: false };
+        let path = heapless::Vec::new();
+        let mut cursor = Self { format, tables, path, unsaid: None, linking: false };
         cursor.push(Level::new(tables, root, 0)?)?;
         Ok(cursor)
     }
 
-    /// For a call that maps memory: whoever wrote a link on the way may not have come to say so yet, and
-    /// what is mapped behind it must be found when the call returns.
-    pub(super) fn mapping(mut self) -> Self {
-        self.announces = true;
+    /// For a call that makes tables. Whoever wrote a link on the way may not have come to say so yet, and
+    /// what is mapped behind it must be found when this call returns. So `unsaid` counts the calls that have
+    /// such links; while there are any, all say each link that they pass.
+    pub(super) fn making(mut self, unsaid: &'m Word) -> Self {
+        self.unsaid = Some(unsaid);
         self
+    }
+
+    /// Before a link is written.
+    fn links(&mut self) {
+        if let (Some(unsaid), false) = (self.unsaid, self.linking) {
+            // Whoever finds the link, which is written with release, finds this.
+            unsaid.fetch_add(1, Ordering::Relaxed);
+            self.linking = true;
+        }
+    }
+
+    /// Whether the link that was found may not have been said by who wrote it.
+    fn finds_unsaid(&self) -> bool {
+        // Acquire: if the one who wrote it is not counted any more, it has been said.
+        self.unsaid.is_some_and(|unsaid| unsaid.load(Ordering::Acquire) != 0)
     }
 
     fn push(&mut self, level: Level<'m>) -> Result<(), IoptError> {
@@ -148,7 +167,7 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
             let level = self.lowest(at)?;
             match entry(&self.format, &level.table, &level.view, Iova::new(at))? {
                 IoEntry::Table(next, _) => {
-                    if self.announces {
+                    if self.finds_unsaid() {
                         self.wrote(level.place(at), 1);
                     }
                     self.push(Level::new(self.tables, next, at)?)?;
@@ -200,6 +219,9 @@ impl<F, T: IoTables> Drop for Cursor<'_, F, T> {
     fn drop(&mut self) {
         while let Some((level, changed)) = self.path.pop() {
             changed.say(self.tables, &level.table);
+        }
+        if let (Some(unsaid), true) = (self.unsaid, self.linking) {
+            unsaid.fetch_sub(1, Ordering::Release);
         }
     }
 }
@@ -335,6 +357,7 @@ pub(super) fn make<F: IoFormat, T: IoTables>(
         link.map_err(|why| IoptError::Encode { at, why })
     });
     let done = link.map(|link| {
+        cursor.links();
         let (expected, link) = (in_memory(&format, raw), in_memory(&format, link));
         level.view.replace(place, expected, link)
     });

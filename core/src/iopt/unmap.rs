@@ -282,22 +282,41 @@ pub(super) fn exchange<F: IoFormat>(format: &F, table: &IoTable, words: &[Word],
 /// the address, in its own place, and marks. Says how many.
 fn sweep<F: IoFormat>(format: &F, table: &IoTable, words: &[Word], absent: u64) -> usize {
     let (step, address) = (table.shift.bytes(), format.address_bits(table));
-    let marks = format.volatile_bits();
-    let mut expected = None;
-    for (done, word) in words.iter().enumerate() {
-        let raw = tree::in_memory(format, word.load(Ordering::Relaxed));
-        if expected.is_some_and(|expected| (raw ^ expected) & !marks != 0) {
-            return done;
+    let (Some((first, rest)), marks) = (words.split_first(), format.volatile_bits()) else {
+        return 0;
+    };
+    let raw = tree::in_memory(format, first.load(Ordering::Relaxed)) & !marks;
+    // Release: whoever maps here afterwards does so behind this.
+    first.store(absent, Ordering::Release);
+    // Up to where the address would go out of its place.
+    let room = (address - (raw & address)) / step;
+    let rest = rest.get(..index(room)).unwrap_or(rest);
+    let differs = |word: &Word, expected: u64| {
+        (tree::in_memory(format, word.load(Ordering::Relaxed)) ^ expected) & !marks
+    };
+    let (lines, _) = rest.as_chunks::<{ tree::LINE }>();
+    let (mut done, mut expected) = (0, raw.wrapping_add(step));
+    for line in lines {
+        let mut next = expected;
+        let mut other = 0;
+        for word in line {
+            other |= differs(word, next);
+            next = next.wrapping_add(step);
         }
-        // Release: whoever maps here afterwards does so behind this.
-        word.store(absent, Ordering::Release);
-        let next = (raw & address).wrapping_add(step);
-        if next & !address != 0 {
-            return done + 1;
+        if other != 0 {
+            break;
         }
-        expected = Some(raw & !address | next);
+        line.iter().for_each(|word| word.store(absent, Ordering::Release));
+        (done, expected) = (done + line.len(), next);
     }
-    words.len()
+    for word in rest.get(done..).unwrap_or_default() {
+        if differs(word, expected) != 0 {
+            break;
+        }
+        word.store(absent, Ordering::Release);
+        (done, expected) = (done + 1, expected.wrapping_add(step));
+    }
+    done + 1
 }
 
 /// Whether memory continues the last run.
