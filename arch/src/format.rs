@@ -232,6 +232,10 @@ pub enum FormatError {
         /// As given.
         bits: u8,
     },
+    /// Marks cannot be kept by an IOMMU that walks its tables past the CPUs' caches: what it sets there is
+    /// lost where a CPU writes a line of its own back.
+    #[error("there are no marks where tables are walked past the caches")]
+    IncoherentMarks,
     /// The control register has a reserved value, or says that there are no tables.
     #[error("control register {raw:#x} names no tables")]
     Control {

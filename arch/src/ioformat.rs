@@ -214,7 +214,8 @@ pub trait IoFormat: Copy {
     /// leaf behind it is this one plus its size. 0 where that is not so.
     fn address_bits(&self, at: &IoTable) -> u64;
 
-    /// The bits that a device's accesses set in a leaf by themselves.
+    /// The bits that a device's accesses set in a leaf by themselves and that say nothing else. Where
+    /// dirty pages are marked by a bit that is also a right, it is not among them.
     fn volatile_bits(&self) -> u64;
 
     /// Whether a leaf in use may become another one of the same size, in one store to each of its entries: devices

@@ -16,16 +16,21 @@ fn formats() -> Vec<AnyIoFormat> {
         tce(16, 40, 2).with_write_implies_read(true).into(),
         tce(21, 48, 3).into(),
         Vtd::new(3, 39).unwrap().into(),
-        Vtd::new(4, 46).unwrap().with_marks(true).with_snoop_control(true).into(),
+        Vtd::new(4, 46).unwrap().with_marks(true).unwrap().with_snoop_control(true).into(),
         Vtd::new(5, 52).unwrap().with_leaves(true, false).into(),
         AmdVi::new(1).unwrap().into(),
         AmdVi::new(3).unwrap().with_marks(true).into(),
         AmdVi::new(6).unwrap().into(),
         Smmu::stage1(Granule::Size4K, 48, 44).unwrap().into(),
         Smmu::stage1(Granule::Size4K, 32, 40).unwrap().into(),
-        Smmu::stage1(Granule::Size16K, 47, 48).unwrap().with_marks(true).into(),
+        Smmu::stage1(Granule::Size16K, 47, 48).unwrap().with_marks(true).unwrap().into(),
         Smmu::stage1(Granule::Size64K, 52, 52).unwrap().into(),
-        Smmu::stage2(Granule::Size4K, 40, 44).unwrap().with_marks(true).with_bbml2(true).into(),
+        Smmu::stage2(Granule::Size4K, 40, 44)
+            .unwrap()
+            .with_marks(true)
+            .unwrap()
+            .with_bbml2(true)
+            .into(),
         Smmu::stage2(Granule::Size64K, 48, 48).unwrap().into(),
         Zpci::new(2).unwrap().into(),
         Zpci::new(3).unwrap().into(),
@@ -152,6 +157,17 @@ proptest! {
         prop_assert_eq!(other.leaf_sizes(&at), format.leaf_sizes(&at));
         prop_assert_eq!(other.address_bits(&at), format.address_bits(&at));
         prop_assert_eq!(other.with_levels(format.levels()), Some(format));
+    }
+
+    /// Who has noted that a page was written takes the mark away, and nothing else with it.
+    #[test]
+    fn a_page_that_was_written_can_be_made_clean((format, at) in format_and_table(), raw in raw()) {
+        let IoEntry::Leaf(leaf) = format.decode(&at, raw) else { return Ok(()) };
+        if leaf.flags.contains(IoFlags::DIRTY) {
+            let clean = IoLeaf { flags: leaf.flags.difference(IoFlags::DIRTY), ..leaf };
+            let again = format.encode(&at, 0, IoEntry::Leaf(clean));
+            prop_assert_eq!(again.map(|raw| format.decode(&at, raw)), Ok(IoEntry::Leaf(clean)));
+        }
     }
 
     /// What devices set by themselves changes marks and nothing else.

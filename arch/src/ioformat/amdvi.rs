@@ -67,7 +67,8 @@ impl AmdVi {
         Ok(Self { levels, marks: false })
     }
 
-    /// Whether the unit sets accessed and dirty marks (HASup and HDSup, and on for the device).
+    /// Whether the unit sets accessed and dirty marks (HASup and HDSup, and on for the device). Its walks
+    /// look into the CPUs' caches, as marks need: entries for devices never forbid that (SD).
     #[must_use]
     pub const fn with_marks(mut self, on: bool) -> Self {
         self.marks = on;

@@ -29,16 +29,19 @@ const DEVICE: u8 = 1;
 const STREAM_VALID: u64 = 1;
 const STREAM_STAGE_1: u64 = 5 << 1;
 const STREAM_STAGE_2: u64 = 6 << 1;
-/// Context descriptors are fetched through the caches, write-back and shared: S1CIR, S1COR, S1CSH.
-const CONTEXT_CACHED: u64 = 1 << 2 | 1 << 4 | 3 << 6;
+/// Where it says how context descriptors are fetched: S1CIR, S1COR, S1CSH.
+const CONTEXT_FETCH: u32 = 2;
 /// EATS: the device may ask for translations and keep them itself.
 const ATS: u64 = 1 << 28;
 /// SHCFG: shareability as the device says.
 const AS_IT_COMES: u64 = 1 << 44;
-/// Tables are walked through the caches, write-back and inner shareable: IR, OR, SH.
-const WALK_CACHED: u64 = 1 | 1 << 2 | 3 << 4;
-const WALK_CACHED_1: u32 = 8;
-const WALK_CACHED_2: u32 = 40;
+/// Memory is read through the caches, write-back and inner shareable: IR, OR, SH. Or past them, and
+/// outer shareable, as such memory always is.
+const CACHED: u64 = 1 | 1 << 2 | 3 << 4;
+const UNCACHED: u64 = 2 << 4;
+/// Where it is said of tables.
+const WALK_1: u32 = 8;
+const WALK_2: u32 = 40;
 /// Context descriptor: no second root, valid, 64-bit tables, hardware marks, faults are recorded and end
 /// the access.
 const NO_UPPER_ROOT: u64 = 1 << 30;
@@ -66,6 +69,7 @@ pub struct Smmu {
     granule: Granule,
     bits: u8,
     host_bits: u8,
+    coherent: bool,
     marks: bool,
     ats: bool,
     splits: bool,
@@ -89,8 +93,8 @@ impl Smmu {
     /// A stream table entry that ends every access with an error and records nothing.
     pub const BLOCKED: [u64; 8] = [STREAM_VALID, 0, 0, 0, 0, 0, 0, 0];
 
-    /// Stage 1 with device addresses of `bits` and host addresses of `host_bits`. Hardware keeps no
-    /// marks.
+    /// Stage 1 with device addresses of `bits` and host addresses of `host_bits`. Walks are coherent, and
+    /// hardware keeps no marks.
     ///
     /// # Errors
     /// Those of [`Aarch64::new`].
@@ -109,12 +113,38 @@ impl Smmu {
     }
 
     fn of(tables: AnyStage, granule: Granule, bits: u8, host_bits: u8) -> Self {
-        Self { tables, granule, bits, host_bits, marks: false, ats: false, splits: false }
+        Self {
+            tables,
+            granule,
+            bits,
+            host_bits,
+            coherent: true,
+            marks: false,
+            ats: false,
+            splits: false,
+        }
+    }
+
+    /// Whether walks look into the CPUs' caches (SMMU_IDR0.COHACC). Where they do not, whoever writes
+    /// entries and context descriptors writes the caches back, and there are no marks.
+    #[must_use]
+    pub const fn with_coherent_walks(mut self, on: bool) -> Self {
+        self.coherent = on;
+        if on { self } else { self.marking(false) }
     }
 
     /// Whether hardware keeps accessed and dirty marks (SMMU_IDR0.HTTU is 2).
-    #[must_use]
-    pub const fn with_marks(mut self, on: bool) -> Self {
+    ///
+    /// # Errors
+    /// [`FormatError::IncoherentMarks`].
+    pub const fn with_marks(self, on: bool) -> Result<Self, FormatError> {
+        if on && !self.coherent {
+            return Err(FormatError::IncoherentMarks);
+        }
+        Ok(self.marking(on))
+    }
+
+    const fn marking(mut self, on: bool) -> Self {
         self.tables = match self.tables {
             AnyStage::Aarch64(tables) => {
                 AnyStage::Aarch64(tables.with_hardware_access(on).with_hardware_dirty(on))
@@ -174,7 +204,7 @@ impl Smmu {
         if self.is_stage1() {
             let word = input
                 | granule << 6
-                | WALK_CACHED << WALK_CACHED_1
+                | self.reads() << WALK_1
                 | NO_UPPER_ROOT
                 | CONTEXT_VALID
                 | output << 32
@@ -196,7 +226,7 @@ impl Smmu {
         let word = u64::from(id)
             | input << 32
             | start << 38
-            | WALK_CACHED << WALK_CACHED_2
+            | self.reads() << WALK_2
             | granule << 46
             | output << 48
             | STREAM_TABLES_64
@@ -216,13 +246,18 @@ impl Smmu {
             return Err(EncodeError::Address { addr: context });
         }
         let first = context.raw() | STREAM_VALID | STREAM_STAGE_1;
-        let second = CONTEXT_CACHED | AS_IT_COMES | if self.ats { ATS } else { 0 };
+        let second = self.reads() << CONTEXT_FETCH | AS_IT_COMES | if self.ats { ATS } else { 0 };
         Ok([first, second, 0, 0, 0, 0, 0, 0])
     }
 
     /// Whether entries hold addresses of 52 bits in the form that has to be switched on.
     fn is_wide(&self) -> bool {
         self.granule != Granule::Size64K && (self.bits > PLAIN_BITS || self.host_bits > PLAIN_BITS)
+    }
+
+    /// How hardware reads tables and context descriptors.
+    const fn reads(&self) -> u64 {
+        if self.coherent { CACHED } else { UNCACHED }
     }
 
     fn is_stage1(&self) -> bool {

@@ -45,14 +45,15 @@ pub struct Vtd {
     host_bits: u8,
     large: bool,
     huge: bool,
+    coherent: bool,
     marks: bool,
     snoop: bool,
 }
 
 impl Vtd {
     /// The format with 3, 4 or 5 levels (39, 48 or 57 bits of device addresses; CAP_REG.SAGAW says
-    /// which a unit has) and host addresses of `host_bits`, with 2 MiB and 1 GiB leaves (CAP_REG.SSLPS),
-    /// without accessed and dirty marks and without snoop control.
+    /// which a unit has) and host addresses of `host_bits`, with 2 MiB and 1 GiB leaves (CAP_REG.SSLPS)
+    /// and coherent walks, without accessed and dirty marks and without snoop control.
     ///
     /// # Errors
     /// [`FormatError::Levels`], [`FormatError::PhysBits`].
@@ -63,7 +64,15 @@ impl Vtd {
         if host_bits < *HOST_BITS.start() || host_bits > *HOST_BITS.end() {
             return Err(FormatError::PhysBits { bits: host_bits });
         }
-        Ok(Self { levels, host_bits, large: true, huge: true, marks: false, snoop: false })
+        Ok(Self {
+            levels,
+            host_bits,
+            large: true,
+            huge: true,
+            coherent: true,
+            marks: false,
+            snoop: false,
+        })
     }
 
     /// Whether leaves can have 2 MiB, and whether they can have 1 GiB.
@@ -73,11 +82,25 @@ impl Vtd {
         self
     }
 
-    /// Whether the unit sets accessed and dirty marks (scalable mode with SSADE set): bits 8 and 9.
+    /// Whether the unit's walks look into the CPUs' caches: ECAP_REG.C, in scalable mode ECAP_REG.SMPWCS.
+    /// Where they do not, whoever writes entries writes the caches back, and there are no marks.
     #[must_use]
-    pub const fn with_marks(mut self, on: bool) -> Self {
-        self.marks = on;
+    pub const fn with_coherent_walks(mut self, on: bool) -> Self {
+        self.coherent = on;
+        self.marks &= on;
         self
+    }
+
+    /// Whether the unit sets accessed and dirty marks (scalable mode with SSADE set): bits 8 and 9.
+    ///
+    /// # Errors
+    /// [`FormatError::IncoherentMarks`].
+    pub const fn with_marks(mut self, on: bool) -> Result<Self, FormatError> {
+        if on && !self.coherent {
+            return Err(FormatError::IncoherentMarks);
+        }
+        self.marks = on;
+        Ok(self)
     }
 
     /// Whether the unit has snoop control (ECAP_REG.SC); without it bit 11 is reserved.

@@ -2,7 +2,7 @@
 
 use pinfold_arch::{AmdVi, EncodeError, FormatError, IoEntry, IoFlags, IoFormat, Iova, PhysAddr};
 
-use super::{NONE, R, RW, W, at, both, leaf, table};
+use super::{NONE, R, RW, W, at, both, cleaned, leaf, table};
 
 fn amd(levels: u8) -> AmdVi {
     AmdVi::new(levels).unwrap()
@@ -89,6 +89,8 @@ fn marks_where_the_unit_has_them() {
     let marks = IoFlags::ACCESSED | IoFlags::DIRTY;
     both(f, &at(12, 9), 0x6000_0000_0000_1061, leaf(0x1000, 12, RW, marks));
     both(f, &at(12, 9), 0x6000_0000_0000_1041, leaf(0x1000, 12, RW, IoFlags::DIRTY));
+    cleaned(f, &at(12, 9), 0x6000_0000_0000_1061, 0x6000_0000_0000_1021);
+    cleaned(f, &at(12, 9), 0x7000_0000_1234_1e41, 0x7000_0000_1234_1e01);
     assert_eq!(amd(3).decode(&at(12, 9), 0x6000_0000_0000_1061), leaf(0x1000, 12, RW, NONE));
     let said = amd(3).encode(&at(12, 9), 0, leaf(0x1000, 12, RW, IoFlags::DIRTY));
     assert_eq!(said, Err(EncodeError::Attributes));

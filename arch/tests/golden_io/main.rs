@@ -38,3 +38,12 @@ fn both(format: impl IoFormat, at: &IoTable, raw: u64, want: IoEntry) {
     assert_eq!(format.decode(at, raw), want, "{raw:#x}");
     assert_eq!(format.encode(at, 0, want), Ok(raw), "{want:?}");
 }
+
+/// A leaf that was written, as it is once that has been noted: it still may be.
+#[track_caller]
+fn cleaned(format: impl IoFormat, at: &IoTable, dirty: u64, clean: u64) {
+    let IoEntry::Leaf(leaf) = format.decode(at, dirty) else { panic!("{dirty:#x}") };
+    assert!(leaf.flags.contains(IoFlags::DIRTY) && leaf.access.contains(W), "{leaf:?}");
+    let leaf = IoLeaf { flags: leaf.flags.difference(IoFlags::DIRTY), ..leaf };
+    both(format, at, clean, IoEntry::Leaf(leaf));
+}

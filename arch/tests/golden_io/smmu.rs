@@ -6,7 +6,7 @@ use pinfold_arch::{
     PageShift, PhysAddr, Smmu, SmmuRoot,
 };
 
-use super::{NONE, R, RW, W, at, both, leaf, table};
+use super::{NONE, R, RW, W, at, both, cleaned, leaf, table};
 
 /// Nobody executes: UXN and PXN of stage 1, XN of stage 2.
 const XN1: u64 = 3 << 53;
@@ -117,7 +117,7 @@ fn groups_are_larger_leaves() {
 
 #[test]
 fn marks_where_hardware_keeps_them() {
-    let f = stage1().with_marks(true);
+    let f = stage1().with_marks(true).unwrap();
     let (used, written) = (IoFlags::ACCESSED, IoFlags::ACCESSED | IoFlags::DIRTY);
     // DBM, and AP[2] until something is written.
     both(f, &at(12, 9), XN1 | 1 << 51 | 0x1234_5bc7, leaf(0x1234_5000, 12, RW, NONE));
@@ -126,6 +126,35 @@ fn marks_where_hardware_keeps_them() {
     both(f, &at(12, 9), XN1 | 0x1234_5fc7, leaf(0x1234_5000, 12, R, used));
     let said = stage1().encode(&at(12, 9), 0, leaf(0x1000, 12, RW, IoFlags::DIRTY));
     assert_eq!(said, Err(EncodeError::Attributes));
+    cleaned(f, &at(12, 9), XN1 | 1 << 51 | 0x1234_5f47, XN1 | 1 << 51 | 0x1234_5fc7);
+    // Mapped before anybody kept marks: from now on there are some.
+    cleaned(f, &at(12, 9), XN1 | 0x1234_5f47, XN1 | 1 << 51 | 0x1234_5fc7);
+    // In stage 2 the mark is S2AP[1], and a page may be written and not read.
+    let f = stage2().with_marks(true).unwrap();
+    both(f, &at(12, 9), XN2 | 1 << 51 | 0x1234_577f, leaf(0x1234_5000, 12, RW, used));
+    both(f, &at(12, 9), XN2 | 1 << 51 | 0x1234_57ff, leaf(0x1234_5000, 12, RW, written));
+    both(f, &at(12, 9), XN2 | 0x1234_577f, leaf(0x1234_5000, 12, R, used));
+    cleaned(f, &at(12, 9), XN2 | 1 << 51 | 0x1234_57ff, XN2 | 1 << 51 | 0x1234_577f);
+    cleaned(f, &at(21, 9), XN2 | 1 << 51 | 0x1220_07bd, XN2 | 1 << 51 | 0x1220_073d);
+}
+
+#[test]
+fn walks_past_the_caches_bring_no_marks() {
+    let (top, context) = (PhysAddr::new(0x4123_4000), PhysAddr::new(0x4123_4040));
+    let (one, two) = (stage1().with_coherent_walks(false), stage2().with_coherent_walks(false));
+    // IR and OR 0, SH 2: (0x20 << 8), (0x20 << 40), and for the context (0x20 << 2).
+    let want = [0x1234_6204_c000_2010, 0x4123_4000, 0, 0x0004_ff44, 0, 0, 0, 0];
+    assert_eq!(one.root(top, 0x1234), Ok(SmmuRoot::Context(want)));
+    let want = [0x4123_404b, 0x1000_0000_0080, 0, 0, 0, 0, 0, 0];
+    assert_eq!(one.stream_of_context(context), Ok(want));
+    let want = [0xd, 0x1000_0000_0000, 0x040c_2058_0000_0007, 0x4123_4000, 0, 0, 0, 0];
+    assert_eq!(two.root(top, 7), Ok(SmmuRoot::Stream(want)));
+    for (plain, past) in [(stage1(), one), (stage2(), two)] {
+        assert_eq!(past.with_marks(true), Err(FormatError::IncoherentMarks));
+        assert_eq!(past.with_marks(false), Ok(past));
+        assert_eq!(plain.with_marks(true).unwrap().with_coherent_walks(false), past);
+        assert_eq!(past.with_coherent_walks(true), plain);
+    }
 }
 
 #[test]
@@ -136,7 +165,7 @@ fn contexts_and_streams() {
     let want = [0x1234_6204_c000_3510, 0x4123_4000, 0, 0x0004_ff44, 0, 0, 0, 0];
     assert_eq!(context, Ok(SmmuRoot::Context(want)));
     // 16K is granule 2; HA and HD.
-    let f = Smmu::stage1(Granule::Size16K, 47, 48).unwrap().with_marks(true);
+    let f = Smmu::stage1(Granule::Size16K, 47, 48).unwrap().with_marks(true).unwrap();
     let want = [0x0001_6e05_c000_3591, 0x4123_4000, 0, 0x0004_ff44, 0, 0, 0, 0];
     assert_eq!(f.root(top, 1), Ok(SmmuRoot::Context(want)));
     // V, configuration 5, where the context is; its caches, SHCFG 1; EATS.
@@ -148,7 +177,7 @@ fn contexts_and_streams() {
     let want = [0xd, 0x1000_0000_0000, 0x040c_3558_0000_0007, 0x4123_4000, 0, 0, 0, 0];
     assert_eq!(stage2().root(top, 7), Ok(SmmuRoot::Stream(want)));
     // 64K is granule 1 and counts its levels from below: SL0 1 begins at level 2.
-    let f = Smmu::stage2(Granule::Size64K, 42, 48).unwrap().with_marks(true);
+    let f = Smmu::stage2(Granule::Size64K, 42, 48).unwrap().with_marks(true).unwrap();
     let want = [0xd, 0x1000_0000_0000, 0x058d_7556_0000_0007, 0x4123_0000, 0, 0, 0, 0];
     assert_eq!(f.root(PhysAddr::new(0x4123_0000), 7), Ok(SmmuRoot::Stream(want)));
     assert_eq!(Smmu::BLOCKED, [1, 0, 0, 0, 0, 0, 0, 0]);

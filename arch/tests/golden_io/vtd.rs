@@ -4,7 +4,7 @@ use pinfold_arch::{
     Access, EncodeError, FormatError, IoEntry, IoFlags, IoFormat, Iova, PhysAddr, Vtd,
 };
 
-use super::{NONE, R, RW, W, at, both, leaf, table};
+use super::{NONE, R, RW, W, at, both, cleaned, leaf, table};
 
 const PT: u8 = 12;
 const PD: u8 = 21;
@@ -74,14 +74,26 @@ fn what_is_reserved() {
 #[test]
 fn marks_and_snooping_where_the_unit_has_them() {
     let marks = IoFlags::ACCESSED | IoFlags::DIRTY;
-    let f = vtd(4, 46).with_marks(true).with_snoop_control(true);
+    let f = vtd(4, 46).with_marks(true).unwrap().with_snoop_control(true);
     both(f, &at(PT, 9), 0x1303, leaf(0x1000, PT, RW, marks));
     both(f, &at(PT, 9), 0x1103, leaf(0x1000, PT, RW, IoFlags::ACCESSED));
     both(f, &at(PD, 9), 0x20_0883, leaf(0x20_0000, PD, RW, IoFlags::SNOOP));
+    cleaned(f, &at(PT, 9), 0x1303, 0x1103);
+    cleaned(f, &at(PD, 9), 0x20_0a83, 0x20_0883);
     let plain = vtd(4, 46);
     assert_eq!(plain.decode(&at(PT, 9), 0x1303), leaf(0x1000, PT, RW, NONE));
     let said = plain.encode(&at(PT, 9), 0, leaf(0x1000, PT, RW, IoFlags::SNOOP));
     assert_eq!(said, Err(EncodeError::Attributes));
+}
+
+#[test]
+fn no_marks_without_coherent_walks() {
+    let past = vtd(4, 46).with_coherent_walks(false);
+    assert_eq!(past.with_marks(true), Err(FormatError::IncoherentMarks));
+    assert_eq!(past.with_marks(false), Ok(past));
+    let marked = vtd(4, 46).with_marks(true).unwrap();
+    assert_eq!(marked.with_coherent_walks(false), past);
+    assert_eq!(past.with_coherent_walks(true), vtd(4, 46));
 }
 
 #[test]
