@@ -7,7 +7,9 @@ use crate::audit::Objdump;
 use crate::capture::arch::{self, Arch};
 use crate::capture::{self, kernel};
 use crate::command::command;
-use crate::toolchain::{self, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX, X86_64_BARE};
+use crate::toolchain::{
+    self, AARCH64_BARE, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX, X86_64_BARE,
+};
 
 /// How to see that a tool is there.
 #[derive(Debug)]
@@ -220,4 +222,9 @@ pub(crate) const BOOT_X86_64: &[&Need] = &[
     &rust("Rust for x86_64 without an operating system", || X86_64_BARE.able()),
     &LLD,
     &Need::debian(arch::X86_64.qemu.0, arch::X86_64.qemu.1),
+];
+pub(crate) const BOOT_AARCH64: &[&Need] = &[
+    &rust("Rust for aarch64 without an operating system", || AARCH64_BARE.able()),
+    &LLD,
+    &Need::debian(arch::AARCH64.qemu.0, arch::AARCH64.qemu.1),
 ];

@@ -5,6 +5,7 @@ use pinfold::iopt::IoPageTable;
 use pinfold_arch::{IoFormat, Iova, PageShift};
 
 pub mod amdvi;
+pub mod smmu;
 pub mod vtd;
 
 /// An IOMMU that translates for one device.

@@ -3,6 +3,10 @@
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+mod aarch64;
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+use aarch64 as machine;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 mod x86_64;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::command::{Show, check, check_code, command, root};
 use crate::counts::{Counts, Outcome, Stop};
-use crate::toolchain::{Target, X86_64_BARE};
+use crate::toolchain::{AARCH64_BARE, Target, X86_64_BARE};
 
 /// Optimised, but with every assertion.
 const PROFILE: &str = "checked";
@@ -37,6 +37,12 @@ const X86_64: Machine = Machine {
     success: 33,
 };
 
+const AARCH64: Machine = Machine {
+    target: &AARCH64_BARE,
+    qemu: &["qemu-system-aarch64", "-semihosting-config", "enable=on,target=native"],
+    success: 0,
+};
+
 pub(super) fn x86_64() -> Outcome {
     let iommus = [
         "intel-iommu,intremap=off,aw-bits=39",
@@ -45,6 +51,10 @@ pub(super) fn x86_64() -> Outcome {
         "amd-iommu",
     ];
     run(&X86_64, iommus.map(|iommu| ["-device", iommu]))
+}
+
+pub(super) fn aarch64() -> Outcome {
+    run(&AARCH64, [["-M", "virt,iommu=smmuv3,gic-version=3"]])
 }
 
 /// Builds the program and runs it once with each of these arguments.
