@@ -13,6 +13,12 @@ pub trait Iommu {
     /// The format of its tables.
     type Format: IoFormat;
 
+    /// Whether it translates with tables of this format.
+    fn has(&self, format: &Self::Format) -> bool {
+        let _ = format;
+        true
+    }
+
     /// Gives the device these tables, and forgets everything that was kept of others.
     fn attach(&mut self, table: &IoPageTable<Self::Format>);
 

@@ -9,6 +9,7 @@ use pinfold_arch::{IoFormat, PageShift, PhysAddr};
 
 use crate::iommu::Iommu;
 
+mod changes;
 mod holes;
 mod leaves;
 mod probe;
@@ -42,6 +43,9 @@ pub fn run<U: Iommu>(stage: &mut Stage<'_, '_>, unit: &mut U, format: U::Format,
     rights::one_at_a_time(&mut space);
     holes::in_the_middle(&mut space);
     walls::first_and_last(&mut space, blind);
+    changes::split(&mut space);
+    changes::replace(&mut space);
+    changes::grow(&mut space);
     walls::without_tables(space);
     let left = stage.memory.tables();
     stage.report.check(left == before, format_args!("every table was given back"));
@@ -62,6 +66,13 @@ fn sizes<F: IoFormat>(format: F) -> impl Iterator<Item = PageShift> {
         }
     };
     (format.base().raw()..=LARGEST.raw()).filter_map(PageShift::new).filter(fits)
+}
+
+/// The size of a leaf one level above the smallest.
+fn block<F: IoFormat>(format: F) -> Option<PageShift> {
+    // Tables are as large as a page, with 8 bytes an entry.
+    let shift = PageShift::new(2 * format.base().raw() - 3)?;
+    sizes(format).find(|size| *size == shift)
 }
 
 /// A size as people say it: `2M`.

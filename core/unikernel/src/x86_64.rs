@@ -7,6 +7,7 @@ use core::ptr::{NonNull, with_exposed_provenance_mut};
 use pinfold::host::DirectMap;
 use pinfold_arch::{AmdVi, PhysAddr, Vtd};
 use pinfold_unikernel::edu::{self, Edu};
+use pinfold_unikernel::iommu::Iommu;
 use pinfold_unikernel::iommu::amdvi::{self, AmdViUnit};
 use pinfold_unikernel::iommu::vtd::{self, Invalidation, VtdUnit};
 use pinfold_unikernel::memory::{self, Memory};
@@ -66,7 +67,7 @@ fn vtd(stage: &mut Stage<'_, '_>, device: u8) {
     let format = |levels| Vtd::new(levels, HOST_BITS).expect("levels that exist");
     let mut unit = VtdUnit::new(registers, stage.memory, device, format(3));
     for levels in [3, 4] {
-        if !unit.has_levels(levels) {
+        if !unit.has(&format(levels)) {
             continue;
         }
         for (invalidation, name) in

@@ -115,6 +115,8 @@ impl Iommu for AmdViUnit<'_> {
     type Format = AmdVi;
 
     fn attach(&mut self, table: &IoPageTable<AmdVi>) {
+        // What is kept of the domain before goes with it: not every unit looks at the domain of what it keeps.
+        self.detach();
         self.domain += 1;
         let entry = table.format().device_table_entry(table.root().base, self.domain, false);
         self.write_entry(entry.expect("an address that fits"));

@@ -3,7 +3,7 @@
 
 use pinfold::IovaRange;
 use pinfold::iopt::IoPageTable;
-use pinfold_arch::{Iova, PageShift, PhysAddr, Vtd};
+use pinfold_arch::{IoFormat, Iova, PageShift, PhysAddr, Vtd};
 
 use super::{Faults, Iommu, pieces};
 use crate::memory::Memory;
@@ -29,6 +29,7 @@ const QUEUED: u32 = 1 << 26;
 /// Status bits that stay as they are when another is changed; the rest are one-shot.
 const STAYS: u32 = 0x96ff_ffff;
 
+const LEVELS_PLACE: u8 = 8;
 const CACHING_MODE: u64 = 1 << 7;
 /// Do it: in the registers for invalidation.
 const GO: u64 = 1 << 63;
@@ -99,12 +100,6 @@ impl<'m> VtdUnit<'m> {
         unit.command(SET_ROOT);
         unit.command(TRANSLATE);
         unit
-    }
-
-    /// Whether it translates with so many levels: SAGAW.
-    #[must_use]
-    pub fn has_levels(&self, levels: u8) -> bool {
-        self.registers.read64(CAPABILITY) >> (8 + levels - 2) & 1 == 1
     }
 
     /// How it is told what to forget from now on.
@@ -190,6 +185,11 @@ impl<'m> VtdUnit<'m> {
 
 impl Iommu for VtdUnit<'_> {
     type Format = Vtd;
+
+    fn has(&self, format: &Vtd) -> bool {
+        // SAGAW: bit 1 for 3 levels.
+        self.registers.read64(CAPABILITY) >> (LEVELS_PLACE + format.levels() - 2) & 1 == 1
+    }
 
     fn attach(&mut self, table: &IoPageTable<Vtd>) {
         self.domain += 1;

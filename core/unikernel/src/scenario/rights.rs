@@ -5,23 +5,17 @@ use pinfold_arch::{Access, IoFormat, Iova, PageShift, PhysAddr};
 
 use super::probe::Said;
 use super::space::Space;
-use super::{Size, sizes};
+use super::{Size, block};
 use crate::iommu::Iommu;
 
 /// In two sizes, of entries at two levels: a page and a block.
 pub(super) fn one_at_a_time<U: Iommu>(space: &mut Space<'_, '_, '_, U>) {
-    let base = space.format().base();
-    for shift in sizes(space.format()).filter(|shift| *shift == base || shift.raw() == block(base))
-    {
+    let format = space.format();
+    for shift in core::iter::once(format.base()).chain(block(format)) {
         let leaf = Leaf::new(space, shift);
         read_only(space, &leaf);
         write_only(space, &leaf);
     }
-}
-
-/// The size of a leaf one level above the smallest one: tables are as large as a page, 8 bytes an entry.
-const fn block(base: PageShift) -> u8 {
-    base.raw() + base.raw() - 3
 }
 
 struct Leaf {

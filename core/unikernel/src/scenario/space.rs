@@ -83,6 +83,36 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
         probe.stage.report.check(all, format_args!("unmapping at {at} gives the memory back"));
     }
 
+    /// Splits what reaches over an end of these bytes, and flushes nothing.
+    pub(super) fn split(&mut self, at: Iova, bytes: u64) -> Result<(), IoptError> {
+        let range = IovaRange::new(at, bytes).expect("a range");
+        self.table.split(self.probe.stage.memory, range)
+    }
+
+    /// Maps runs in place of others, and flushes.
+    pub(super) fn replace(&mut self, at: Iova, new: &[IoRun], old: &[IoRun]) {
+        let Probe { stage, unit } = &mut self.probe;
+        let (memory, mut back) = (stage.memory, heapless::Vec::<IoRun, RUNS>::new());
+        let replace = self.table.replace(memory, at, new, Access::all(), IoFlags::empty());
+        let mut replace = replace.expect("whole leaves");
+        let mut buffer = heapless::Vec::<UnmappedRun, RUNS>::new();
+        while let Some(unmapped) = replace.step(memory, &mut buffer).expect("tables in order") {
+            unit.flush(unmapped.range());
+            let quiesced = unmapped.flushed(memory).expect("tables in order");
+            let runs = quiesced.runs().iter();
+            back.extend(runs.map(|run| IoRun { addr: run.addr, bytes: run.bytes }));
+        }
+        let what = format_args!("replacing at {at} gives the memory back that was there");
+        stage.report.check(back == old, what);
+    }
+
+    /// Adds levels until `last` is translated, and gives the device the taller tables.
+    pub(super) fn grow(&mut self, last: Iova) {
+        let Probe { stage, unit } = &mut self.probe;
+        self.table.grow(stage.memory, last).expect("memory for tables");
+        unit.attach(&self.table);
+    }
+
     /// Takes the tables from the device and gives their memory back.
     pub(super) fn end(self, ask: impl FnOnce(&mut Probe<'s, 'm, 'c, U>)) {
         let Self { mut probe, table } = self;
