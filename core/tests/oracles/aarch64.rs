@@ -4,51 +4,26 @@
 //! find the same page, of the same size and with the same rights, behind every address. It has 4 KiB
 //! pages and 48 bits; other granules are for entries worked out by hand.
 
-#![expect(unsafe_code, reason = "the oracle takes table memory by raw pointer")]
-
-use std::collections::BTreeMap;
-use std::ptr::NonNull;
-
-use aarch64_paging::descriptor::{
-    El1Attributes, PagingAttributes, PhysicalAddress, Stage2Attributes,
-};
+use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress, Stage2Attributes};
 use aarch64_paging::paging::{
-    Constraints, El1And0, MemoryRegion, PageTable, RootTable, Stage2, Translation,
-    TranslationRegime, VaRange,
+    Constraints, El1And0, MemoryRegion, RootTable, Stage2, TranslationRegime, VaRange,
 };
-use aarch64_paging::target::TargetAllocator;
 use bitflags::Flags;
-use pinfold::host::{PhysMem, SpaceId, TableView};
+use pinfold::host::SpaceId;
 use pinfold::space::AddressSpace;
-use pinfold::sync::Word;
 use pinfold::walk::translate;
 use pinfold::{Aarch64, Aarch64Stage2, Granule, PageFormat, PageShift, PhysAddr, Rights, VirtAddr};
 use pinfold_arch::{Entry, Geometry, Leaf, LeafFlags, Table};
 use proptest::prelude::*;
 
+use crate::pool::{Pool, Tables};
+
 const PAGE: u64 = 1 << 12;
-const ENTRIES: usize = 512;
-/// Where tables pretend to be.
-const POOL: u64 = 0x2a_0000_0000;
-
-/// Tables one behind the other from [`POOL`] on.
-struct Memory(Vec<Word>);
-
-impl PhysMem for Memory {
-    fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
-        let first = usize::try_from(base.raw().checked_sub(POOL)? / 8).ok()?;
-        Some(TableView::from_words(self.0.get(first..)?.get(..entries)?))
-    }
-}
-
 /// A page of the oracle's: first byte, size, and its attributes.
-type Found = Option<(u64, PageShift, usize)>;
+pub(crate) type Found = Option<(u64, PageShift, usize)>;
 
 /// Where `va` leads, as the oracle has it.
-fn lookup<R: TranslationRegime, T: Translation<R::Attributes>>(
-    tables: &RootTable<R, T>,
-    va: u64,
-) -> Found {
+pub(crate) fn lookup<R: TranslationRegime>(tables: &RootTable<R, Tables<'_>>, va: u64) -> Found {
     let page = usize::try_from(va).unwrap();
     let mut found = None;
     let visited =
@@ -66,19 +41,19 @@ fn lookup<R: TranslationRegime, T: Translation<R::Attributes>>(
     found
 }
 
-/// Both find the same behind every address.
-fn agree<F: PageFormat, R: TranslationRegime, T: Translation<R::Attributes>>(
+/// What both find behind these addresses: ours, and the oracle's before it.
+fn agree<F: PageFormat>(
     space: &AddressSpace<F>,
-    memory: &Memory,
-    oracle: &RootTable<R, T>,
+    pool: &Pool,
+    oracle: &[Found],
     rights: fn(usize) -> Rights,
     probes: &[u64],
 ) -> Result<(), TestCaseError> {
-    for &va in probes {
-        let ours = translate(space, memory, VirtAddr::new(va)).unwrap();
+    for (&va, theirs) in probes.iter().zip(oracle) {
+        let ours = translate(space, pool, VirtAddr::new(va)).unwrap();
         let ours = ours.map(|found| (found.addr.raw(), found.shift, found.rights));
-        let theirs = lookup(oracle, va)
-            .map(|(first, shift, flags)| (first | va & shift.mask(), shift, rights(flags)));
+        let theirs =
+            theirs.map(|(first, shift, flags)| (first | va & shift.mask(), shift, rights(flags)));
         prop_assert_eq!(ours, theirs, "{:#x}", va);
     }
     Ok(())
@@ -108,25 +83,29 @@ fn stage2_rights(flags: usize) -> Rights {
 
 /// A range to map: where in a window of the address space, how long, to where, and how.
 #[derive(Clone, Debug)]
-struct Mapping {
+pub(crate) struct Mapping {
     /// From the first address that is translated.
-    start: u64,
+    pub(crate) start: u64,
     pages: u64,
-    frame: u64,
-    attributes: usize,
+    pub(crate) frame: u64,
+    pub(crate) attributes: usize,
 }
 
 impl Mapping {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.pages * PAGE
+    }
+
     /// Addresses at which something changes.
-    fn edges(&self) -> [u64; 5] {
-        let end = self.start + self.pages * PAGE;
+    pub(crate) fn edges(&self) -> [u64; 5] {
+        let end = self.start + self.bytes();
         let middle = self.start + self.pages / 2 * PAGE;
         [self.start.saturating_sub(PAGE), self.start, middle, end - PAGE, end]
     }
 }
 
 /// Ranges of which some have the alignment of blocks, below `1 << 38`.
-fn mappings() -> impl Strategy<Value = Vec<Mapping>> {
+pub(crate) fn mappings() -> impl Strategy<Value = Vec<Mapping>> {
     let start = (0..3_u64, prop_oneof![Just(0_u64), 0..0x400_u64, Just(0x200)]);
     let pages = prop_oneof![1..20_u64, 500..530_u64, Just(1024), Just(0x4_0000), Just(0x4_0201)];
     let frame = (0..0x3_ffff_u64, prop_oneof![2 => Just(0), 1 => 0..0x4_0000_u64]);
@@ -142,7 +121,7 @@ fn mappings() -> impl Strategy<Value = Vec<Mapping>> {
 }
 
 /// All that these bits can say, and that the entry is there.
-fn stage1_flags(any: usize) -> El1Attributes {
+pub(crate) fn stage1_flags(any: usize) -> El1Attributes {
     let free = El1Attributes::ATTRIBUTE_INDEX_MASK
         | El1Attributes::SHAREABILITY_MASK
         | El1Attributes::USER
@@ -155,7 +134,7 @@ fn stage1_flags(any: usize) -> El1Attributes {
     El1Attributes::from_bits_retain(any) & free | El1Attributes::VALID
 }
 
-fn stage2_flags(any: usize) -> Stage2Attributes {
+pub(crate) fn stage2_flags(any: usize) -> Stage2Attributes {
     let free = Stage2Attributes::MEMATTR_NORMAL_OUTER_WB
         | Stage2Attributes::MEMATTR_NORMAL_INNER_WB
         | Stage2Attributes::S2AP_ACCESS_RW
@@ -165,102 +144,62 @@ fn stage2_flags(any: usize) -> Stage2Attributes {
     Stage2Attributes::from_bits_retain(any) & free | Stage2Attributes::VALID
 }
 
-/// Has the oracle map everything, then compares.
-fn theirs<F: PageFormat, R: TranslationRegime>(
-    format: F,
-    root: Table,
+/// Has the oracle map everything, and look where each address of `probes` leads.
+pub(crate) fn theirs<R: TranslationRegime>(
+    oracle: &mut RootTable<R, Tables<'_>>,
     first: u64,
-    mut oracle: RootTable<R, TargetAllocator<R::Attributes>>,
     flags: fn(usize) -> R::Attributes,
-    rights: fn(usize) -> Rights,
     mappings: &[Mapping],
-) -> Result<(), TestCaseError> {
+) -> (Vec<u64>, Vec<Found>) {
     let mut probes = Vec::new();
     for mapping in mappings {
         let start = usize::try_from(first + mapping.start).unwrap();
-        let end = start + usize::try_from(mapping.pages * PAGE).unwrap();
+        let region = MemoryRegion::new(start, start + usize::try_from(mapping.bytes()).unwrap());
         let frame = PhysicalAddress(usize::try_from(mapping.frame).unwrap());
         let constraints = Constraints::from_bits_truncate(mapping.attributes >> 60);
-        oracle
-            .map_range(
-                &MemoryRegion::new(start, end),
-                frame,
-                flags(mapping.attributes),
-                constraints,
-            )
-            .unwrap();
+        oracle.map_range(&region, frame, flags(mapping.attributes), constraints).unwrap();
         probes.extend(mapping.edges().map(|va| first + va));
     }
-    let bytes = oracle.translation().as_bytes();
-    let words = bytes.as_chunks().0.iter().map(|word| Word::new(u64::from_ne_bytes(*word)));
-    let memory = Memory(words.collect());
-    agree(&AddressSpace::new(SpaceId(1), format, root), &memory, &oracle, rights, &probes)
+    let found = probes.iter().map(|&va| lookup(oracle, va)).collect();
+    (probes, found)
 }
 
-/// One table as the oracle wants it.
-#[repr(align(4096))]
-struct Page([u64; ENTRIES]);
-
-/// Tables that were built here, for the oracle to look at.
-struct Built<F> {
+/// Tables that are built here.
+struct Built<'p, F> {
     format: F,
     root: Table,
-    tables: BTreeMap<u64, Box<Page>>,
+    pool: &'p Pool,
 }
 
-impl<F: Geometry> Built<F> {
-    fn new(format: F, root: Table) -> Self {
-        let tables = BTreeMap::from([(root.base.raw(), Box::new(Page([0; ENTRIES])))]);
-        Self { format, root, tables }
-    }
-
+impl<F: Geometry> Built<'_, F> {
     /// Maps a page, unless something stands in its way.
-    fn map(&mut self, va: u64, leaf: Leaf) {
+    fn map(&self, va: u64, leaf: Leaf) {
         let mut at = self.root;
         loop {
-            let (next, used) = (POOL + PAGE * self.tables.len() as u64, at.base.raw());
-            let entry = &mut self.tables.get_mut(&used).unwrap().0
-                [usize::from(at.index(VirtAddr::new(va)))];
-            match self.format.decode(&at, *entry) {
-                Entry::Table(below, _) if leaf.shift < at.shift => at = below,
-                Entry::Absent if leaf.shift < at.shift => {
-                    let below = self.format.below(&at, PhysAddr::new(next)).unwrap();
-                    *entry = self.format.encode(&at, Entry::Table(below, Rights::all())).unwrap();
-                    self.tables.insert(next, Box::new(Page([0; ENTRIES])));
+            let index = usize::from(at.index(VirtAddr::new(va)));
+            let entry = match self.format.decode(&at, self.pool.load(at.base, index)) {
+                Entry::Table(below, _) if leaf.shift < at.shift => {
                     at = below;
+                    continue;
                 }
-                Entry::Absent => {
-                    *entry = self.format.encode(&at, Entry::Leaf(leaf)).unwrap();
-                    return;
+                Entry::Absent if leaf.shift < at.shift => {
+                    Entry::Table(self.format.below(&at, self.pool.take(1)).unwrap(), Rights::all())
                 }
+                Entry::Absent => Entry::Leaf(leaf),
                 _ => return,
+            };
+            let raw = self.format.encode(&at, entry).unwrap();
+            self.pool.store(at.base, index, raw);
+            if let Entry::Leaf(_) = entry {
+                return;
             }
         }
-    }
-
-    fn memory(&self) -> Memory {
-        let words = self.tables.values().flat_map(|page| page.0);
-        Memory(words.map(|raw| Word::new(raw.to_le())).collect())
-    }
-}
-
-impl<F, A: PagingAttributes> Translation<A> for &Built<F> {
-    /// The only one that is asked for is the root.
-    fn allocate_table(&mut self) -> (NonNull<PageTable<A>>, PhysicalAddress) {
-        let root = PhysicalAddress(usize::try_from(self.root.base.raw()).unwrap());
-        (self.physical_to_virtual(root), root)
-    }
-
-    unsafe fn deallocate_table(&mut self, _: NonNull<PageTable<A>>) {}
-
-    fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<A>> {
-        NonNull::from(&*self.tables[&(pa.0 as u64)]).cast()
     }
 }
 
 /// Maps everything page by page, in the largest size up to 1 GiB that fits, then has the oracle look.
 fn ours<F: Geometry>(
-    built: &mut Built<F>,
+    built: &Built<'_, F>,
     first: u64,
     rights: fn(usize) -> Rights,
     mappings: &[Mapping],
@@ -306,35 +245,57 @@ proptest! {
 
     #[test]
     fn tables_of_the_oracle_are_read((format, first, level, half) in halves(), all in mappings()) {
-        let oracle = RootTable::with_va_range(TargetAllocator::new(POOL), level, El1And0, half);
+        let pool = Pool::new();
+        let tables = Tables { pool: &pool, root: None };
+        let mut oracle = RootTable::with_va_range(tables, level, El1And0, half);
         let root = format.root(oracle.to_physical().0 as u64).unwrap();
-        theirs(format, root, first, oracle, stage1_flags, stage1_rights, &all)?;
+        let (probes, found) = theirs(&mut oracle, first, stage1_flags, &all);
+        drop(oracle);
+        pool.hand_over();
+        let space = AddressSpace::new(SpaceId(1), format, root);
+        agree(&space, &pool, &found, stage1_rights, &probes)?;
     }
 
     #[test]
     fn tables_of_the_oracle_for_guests_are_read(all in mappings()) {
-        let oracle = RootTable::new(TargetAllocator::new(POOL), 1, Stage2);
+        let pool = Pool::new();
+        let mut oracle = RootTable::new(Tables { pool: &pool, root: None }, 1, Stage2);
         let root = guest().root(oracle.to_physical().0 as u64).unwrap();
-        theirs(guest(), root, 0, oracle, stage2_flags, stage2_rights, &all)?;
+        let (probes, found) = theirs(&mut oracle, 0, stage2_flags, &all);
+        drop(oracle);
+        pool.hand_over();
+        let space = AddressSpace::new(SpaceId(1), guest(), root);
+        agree(&space, &pool, &found, stage2_rights, &probes)?;
     }
 
     #[test]
     fn tables_are_read_by_the_oracle((format, first, level, half) in halves(), all in mappings()) {
-        let root = format.root(POOL).unwrap();
-        let mut built = Built::new(format, root);
-        let probes = ours(&mut built, first, stage1_rights, &all);
-        let (memory, space) = (built.memory(), AddressSpace::new(SpaceId(1), format, root));
-        let oracle = RootTable::with_va_range(&built, level, El1And0, half);
-        agree(&space, &memory, &oracle, stage1_rights, &probes)?;
+        let pool = Pool::new();
+        let top = pool.take(1);
+        let root = format.root(top.raw()).unwrap();
+        let probes = ours(&Built { format, root, pool: &pool }, first, stage1_rights, &all);
+        pool.hand_over();
+        let tables = Tables { pool: &pool, root: Some(top) };
+        let oracle = RootTable::with_va_range(tables, level, El1And0, half);
+        let found: Vec<_> = probes.iter().map(|&va| lookup(&oracle, va)).collect();
+        drop(oracle);
+        pool.hand_over();
+        let space = AddressSpace::new(SpaceId(1), format, root);
+        agree(&space, &pool, &found, stage1_rights, &probes)?;
     }
 
     #[test]
     fn tables_for_guests_are_read_by_the_oracle(all in mappings()) {
-        let root = guest().root(POOL).unwrap();
-        let mut built = Built::new(guest(), root);
-        let probes = ours(&mut built, 0, stage2_rights, &all);
-        let (memory, space) = (built.memory(), AddressSpace::new(SpaceId(1), guest(), root));
-        let oracle = RootTable::new(&built, 1, Stage2);
-        agree(&space, &memory, &oracle, stage2_rights, &probes)?;
+        let pool = Pool::new();
+        let top = pool.take(1);
+        let root = guest().root(top.raw()).unwrap();
+        let probes = ours(&Built { format: guest(), root, pool: &pool }, 0, stage2_rights, &all);
+        pool.hand_over();
+        let oracle = RootTable::new(Tables { pool: &pool, root: Some(top) }, 1, Stage2);
+        let found: Vec<_> = probes.iter().map(|&va| lookup(&oracle, va)).collect();
+        drop(oracle);
+        pool.hand_over();
+        let space = AddressSpace::new(SpaceId(1), guest(), root);
+        agree(&space, &pool, &found, stage2_rights, &probes)?;
     }
 }
