@@ -11,9 +11,17 @@ use pinfold::sync::{Ordering, Word};
 use pinfold::{Order, PageCount, PageShift, Pfn};
 
 mod engine;
+mod iopt;
 mod region;
 mod source;
 mod table;
+
+/// Every interleaving with so many preemptions at most.
+fn model(preemptions: usize, race: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(race);
+}
 
 const PFN: Pfn = Pfn::new(1);
 

@@ -9,18 +9,13 @@ use pinfold::sync::Word;
 use pinfold::table::TooHard;
 use pinfold::{Dirtied, PinTable};
 
+use super::model;
 use super::source::{Source, frame, request, va};
 
 type Shared = (Vec<Word>, Source);
 
 fn shared() -> Arc<Shared> {
     Arc::new(((0..12).map(|_| Word::new(0)).collect(), Source::default()))
-}
-
-fn model(preemptions: usize, race: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(race);
 }
 
 /// Of two who give a table back one does; if it is filled anew before the other comes, that one
