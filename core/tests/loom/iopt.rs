@@ -21,7 +21,7 @@ struct Domain {
 
 impl Domain {
     fn new(levels: u8) -> Self {
-        Self::with(levels, Memory::new(false))
+        Self::with(levels, Memory::new(true))
     }
 
     fn with(levels: u8, memory: Memory) -> Self {
@@ -109,7 +109,7 @@ fn a_full_table_and_a_table_beside_it_go_under_the_same_one() {
 #[test]
 fn what_was_mapped_is_seen_when_the_call_returns() {
     model(4, || {
-        let domain = Arc::new(Domain::with(2, Memory::new(true)));
+        let domain = Arc::new(Domain::with(2, Memory::new(false)));
         let map = |page: u64| {
             move |domain: &Domain| {
                 domain.map(page, 1).unwrap();

@@ -78,16 +78,16 @@ impl IoFormat for Tiny {
 /// it has a plain lock, which orders nothing.
 pub(super) struct Memory {
     words: Vec<Word>,
-    /// Whether the IOMMU sees only what was said to be written.
-    pub(super) caches: bool,
+    /// What an IOMMU sees that does not look into caches. In no order by itself: saying that something is
+    /// written makes it visible to those behind whom it is said.
+    seen: Vec<Word>,
+    caches: bool,
     state: Mutex<State>,
 }
 
 struct State {
     given: u64,
     used: Vec<PhysAddr>,
-    /// What an IOMMU sees that does not look into caches.
-    seen: Vec<u64>,
 }
 
 const TABLES: u64 = 8;
@@ -97,14 +97,11 @@ const START: u64 = 0x1000;
 const GARBAGE: u64 = u64::MAX;
 
 impl Memory {
+    /// With an IOMMU that looks into caches, or with one that does not.
     pub(super) fn new(caches: bool) -> Self {
-        let words = TABLES << BITS;
-        let seen = (0..words).map(|_| GARBAGE).collect();
-        Self {
-            words: (0..words).map(|_| Word::new(GARBAGE)).collect(),
-            caches,
-            state: Mutex::new(State { given: 0, used: Vec::new(), seen }),
-        }
+        let words = |tables: u64| (0..tables << BITS).map(|_| Word::new(GARBAGE)).collect();
+        let state = Mutex::new(State { given: 0, used: Vec::new() });
+        Self { words: words(TABLES), seen: words(if caches { 0 } else { TABLES }), caches, state }
     }
 
     /// Tables that were given out and not taken back.
@@ -114,11 +111,11 @@ impl Memory {
 
     /// Where an IOMMU finds an address that does not look into caches.
     pub(super) fn seen(&self, root: IoTable, at: Iova) -> Option<PhysAddr> {
-        let state = self.state.lock().unwrap();
         let mut table = root;
         loop {
             let word = (table.base.raw() - START) / 8 + u64::from(table.index(at));
-            match (Tiny { levels: 1 }).decode(&table, state.seen[usize::try_from(word).unwrap()]) {
+            let raw = self.seen[usize::try_from(word).unwrap()].load(Ordering::Relaxed);
+            match (Tiny { levels: 1 }).decode(&table, raw) {
                 IoEntry::Table(next, _) => table = next,
                 IoEntry::Leaf(leaf) => return Some(leaf.addr),
                 IoEntry::Absent => return None,
@@ -156,9 +153,9 @@ impl IoTables for Memory {
     /// see.
     fn written(&self, at: PhysAddr, bytes: u64) {
         let words = (at.raw() - START) / 8..(at.raw() - START + bytes) / 8;
-        for word in words.filter(|_| self.caches).map(|word| usize::try_from(word).unwrap()) {
+        for word in words.filter(|_| !self.caches).map(|word| usize::try_from(word).unwrap()) {
             let newest = self.words[word].fetch_add(0, Ordering::Relaxed);
-            self.state.lock().unwrap().seen[word] = newest;
+            self.seen[word].store(newest, Ordering::Relaxed);
         }
     }
 }
