@@ -254,7 +254,7 @@ fn make_stage2(tables: Tables<'_>) -> RootTable<Stage2, Tables<'_>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(50))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn tables_of_the_oracle_are_read_for_devices(all in mappings()) {
