@@ -39,7 +39,7 @@ pub(crate) fn check(command: Command, show: Show) -> Outcome {
     check_code(command, show, 0)
 }
 
-/// The same for a program that ends with `code` if all is well.
+/// The same for a program that ends with `code` if all is well; but not if it counts failures.
 pub(crate) fn check_code(command: Command, show: Show, code: i32) -> Outcome {
     let line = spell(&command);
     let failed = |counts, why| Err(Stop::Failed { counts, why });
@@ -48,7 +48,7 @@ pub(crate) fn check_code(command: Command, show: Show, code: i32) -> Outcome {
         Err(error) => return failed(Counts::default(), format!("`{line}`: {error}")),
     };
     let counts = Counts::read(&output);
-    if status.code() == Some(code) {
+    if status.code() == Some(code) && counts.failed == 0 {
         return Ok(counts);
     }
     if show == Show::OnFailure {

@@ -8,7 +8,7 @@ use crate::capture::arch::{self, Arch};
 use crate::capture::{self, kernel};
 use crate::command::command;
 use crate::toolchain::{
-    self, AARCH64_BARE, AARCH64_LINUX, POWERPC64LE_LINUX, S390X_LINUX, X86_64_BARE,
+    self, AARCH64_BARE, AARCH64_LINUX, POWERPC64_BARE, POWERPC64LE_LINUX, S390X_LINUX, X86_64_BARE,
 };
 
 /// How to see that a tool is there.
@@ -227,4 +227,9 @@ pub(crate) const BOOT_AARCH64: &[&Need] = &[
     &rust("Rust for aarch64 without an operating system", || AARCH64_BARE.able()),
     &LLD,
     &Need::debian(arch::AARCH64.qemu.0, arch::AARCH64.qemu.1),
+];
+pub(crate) const BOOT_POWERPC64: &[&Need] = &[
+    &rust("Rust for big-endian POWER", || POWERPC64_BARE.able()),
+    &LLD,
+    &Need::debian(arch::POWERPC64LE.qemu.0, arch::POWERPC64LE.qemu.1),
 ];

@@ -98,6 +98,13 @@ pub(crate) const EXTRA: &[Tier] = &[
     }),
     Tier::new("boot:x86_64", "DMA through VT-d and AMD-Vi", "1", need::BOOT_X86_64, boot::x86_64),
     Tier::new("boot:aarch64", "DMA through SMMUv3", "0.5", need::BOOT_AARCH64, boot::aarch64),
+    Tier::new(
+        "boot:powerpc64",
+        "DMA through PHB4's TCEs",
+        "2",
+        need::BOOT_POWERPC64,
+        boot::powerpc64,
+    ),
     Tier::new("s390x", "the tests on a big-endian CPU", "9", need::S390X, foreign::s390x),
     Tier::new("powerpc64le", "the tests on POWER", "6", need::POWERPC64LE, foreign::powerpc64le),
     Tier::new("aarch64", "the tests on Arm", "6", need::AARCH64, foreign::aarch64),

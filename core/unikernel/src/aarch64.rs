@@ -61,7 +61,7 @@ extern "C" fn main() -> ! {
             stage.report.heading(format_args!("SMMU, {granule:?}, {bits} bits"));
             let format = Smmu::stage1(granule, bits, HOST_BITS).expect("a shape that exists");
             // QEMU 7.2 takes addresses beyond 48 bits for lower ones.
-            let blind = Blind { beyond: bits == 48 };
+            let blind = Blind { beyond: bits == 48, ..Blind::default() };
             scenario::run(&mut stage, &mut unit, format, blind);
         }
     }

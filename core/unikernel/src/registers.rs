@@ -8,7 +8,7 @@ use core::sync::atomic::{Ordering, fence};
 /// Polls after which a device is taken for dead.
 const PATIENCE: u32 = 10_000_000;
 
-/// The registers of one device, by their offsets. Little-endian, like the CPUs here.
+/// The registers of one device, by their offsets, in the byte order of the CPU.
 #[derive(Debug)]
 pub struct Registers {
     base: NonNull<u8>,
@@ -38,7 +38,7 @@ impl Registers {
     #[must_use]
     pub fn read32(&self, at: usize) -> u32 {
         // SAFETY: a register, aligned, as checked; the maker vouched for its being mapped.
-        unsafe { self.place::<u32>(at).read_volatile() }
+        unsafe { bus::read32(self.place(at)) }
     }
 
     /// # Panics
@@ -46,7 +46,7 @@ impl Registers {
     #[must_use]
     pub fn read64(&self, at: usize) -> u64 {
         // SAFETY: as in `read32`.
-        unsafe { self.place::<u64>(at).read_volatile() }
+        unsafe { bus::read64(self.place(at)) }
     }
 
     /// Writes after everything that was written to memory before.
@@ -56,7 +56,7 @@ impl Registers {
     pub fn write32(&self, at: usize, value: u32) {
         fence(Ordering::SeqCst);
         // SAFETY: as in `read32`; the maker vouched for what the device does then.
-        unsafe { self.place::<u32>(at).write_volatile(value) }
+        unsafe { bus::write32(self.place(at), value) }
     }
 
     /// As [`write32`](Self::write32).
@@ -66,7 +66,7 @@ impl Registers {
     pub fn write64(&self, at: usize, value: u64) {
         fence(Ordering::SeqCst);
         // SAFETY: as in `write32`.
-        unsafe { self.place::<u64>(at).write_volatile(value) }
+        unsafe { bus::write64(self.place(at), value) }
     }
 
     fn place<T>(&self, at: usize) -> NonNull<T> {
@@ -100,4 +100,61 @@ pub fn wait(what: &str, done: impl Fn() -> bool) {
 #[must_use]
 pub fn field(raw: u64, place: u32, bits: u32) -> usize {
     usize::try_from(raw >> place & ((1 << bits) - 1)).expect("few bits")
+}
+
+/// Accesses to registers; unsafe because nothing is checked.
+#[cfg(not(target_arch = "powerpc64"))]
+mod bus {
+    use core::ptr::NonNull;
+
+    pub(super) unsafe fn read32(at: NonNull<u32>) -> u32 {
+        // SAFETY: the caller's.
+        unsafe { at.read_volatile() }
+    }
+
+    pub(super) unsafe fn read64(at: NonNull<u64>) -> u64 {
+        // SAFETY: the caller's.
+        unsafe { at.read_volatile() }
+    }
+
+    pub(super) unsafe fn write32(at: NonNull<u32>, value: u32) {
+        // SAFETY: the caller's.
+        unsafe { at.write_volatile(value) }
+    }
+
+    pub(super) unsafe fn write64(at: NonNull<u64>, value: u64) {
+        // SAFETY: the caller's.
+        unsafe { at.write_volatile(value) }
+    }
+}
+
+/// The same in hypervisor real mode, where ordinary accesses go through the caches.
+#[cfg(target_arch = "powerpc64")]
+mod bus {
+    use core::arch::asm;
+    use core::ptr::NonNull;
+
+    pub(super) unsafe fn read32(at: NonNull<u32>) -> u32 {
+        let value: u64;
+        // SAFETY: the caller's.
+        unsafe { asm!("lwzcix {}, 0, {}", out(reg) value, in(reg) at.as_ptr()) }
+        value as u32
+    }
+
+    pub(super) unsafe fn read64(at: NonNull<u64>) -> u64 {
+        let value;
+        // SAFETY: the caller's.
+        unsafe { asm!("ldcix {}, 0, {}", out(reg) value, in(reg) at.as_ptr()) }
+        value
+    }
+
+    pub(super) unsafe fn write32(at: NonNull<u32>, value: u32) {
+        // SAFETY: the caller's.
+        unsafe { asm!("stwcix {}, 0, {}", in(reg) u64::from(value), in(reg) at.as_ptr()) }
+    }
+
+    pub(super) unsafe fn write64(at: NonNull<u64>, value: u64) {
+        // SAFETY: the caller's.
+        unsafe { asm!("stdcix {}, 0, {}", in(reg) value, in(reg) at.as_ptr()) }
+    }
 }

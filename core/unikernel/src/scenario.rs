@@ -33,13 +33,15 @@ const LARGEST: PageShift = match PageShift::new(30) {
 pub struct Blind {
     /// Addresses beyond what the tables translate.
     pub beyond: bool,
+    /// That something must be flushed: it keeps no translations.
+    pub keeps: bool,
 }
 
 /// All checks of one format on one IOMMU. The device is blocked afterwards.
 pub fn run<U: Iommu>(stage: &mut Stage<'_, '_>, unit: &mut U, format: U::Format, blind: Blind) {
     let before = stage.memory.tables();
     let mut space = Space::new(stage, unit, format);
-    leaves::each_size(&mut space);
+    leaves::each_size(&mut space, blind);
     rights::one_at_a_time(&mut space);
     holes::in_the_middle(&mut space);
     walls::first_and_last(&mut space, blind);

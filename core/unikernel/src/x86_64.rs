@@ -87,6 +87,6 @@ fn amdvi(stage: &mut Stage<'_, '_>, device: u8) {
     for levels in 3..=6 {
         stage.report.heading(format_args!("AMD-Vi, {levels} levels"));
         let format = AmdVi::new(levels).expect("levels that exist");
-        scenario::run(stage, &mut unit, format, Blind { beyond: true });
+        scenario::run(stage, &mut unit, format, Blind { beyond: true, ..Blind::default() });
     }
 }
