@@ -34,6 +34,9 @@ fn main() -> ExitCode {
         let names = ["crate x86_64 / pinfold VT-d", "crate x86_64 / pinfold VT-d, unmap"];
         let goals = [Goal::AtLeast(4.0, 6.0), Goal::AtLeast(3.0, 5.0)];
         in_and_out(&options, names, goals, X86_64::<Size4KiB>::new(job(&options)), vtd);
+        let scattered = X86_64::<Size4KiB>::new(job(&options).scattered());
+        let names = ["the same, scattered pages", "the same, scattered pages"];
+        in_and_out(&options, names, [Goal::Report; 2], scattered, vtd);
         #[cfg(target_arch = "x86_64")]
         {
             let names = ["page_table_multiarch / pinfold", "page_table_multiarch / pinfold, unmap"];

@@ -123,8 +123,8 @@ pub fn lines<F: IoFormat>(format: F, job: Job) -> [(&'static str, Lines); 4] {
     let leaf = job.leaf.bytes();
 
     // So that tables above the last ones are there.
-    map(&table, &tables, job.iova - leaf, &run(leaf)).expect("nothing is mapped");
-    let all = || map(&table, &tables, job.iova, &run(job.bytes));
+    map(&table, &tables, job.iova - leaf, run(leaf)).expect("nothing is mapped");
+    let all = || map(&table, &tables, job.iova, run(job.bytes));
     let (new, mapped) = tables.during(all);
     mapped.expect("nothing is mapped");
 
@@ -141,7 +141,7 @@ pub fn lines<F: IoFormat>(format: F, job: Job) -> [(&'static str, Lines); 4] {
     let (refused, mapped) = tables.during(all);
     assert!(matches!(mapped, Err(IoptError::Mapped { .. })), "{mapped:?}");
 
-    map(&table, &tables, job.iova, &run(job.bytes - leaf)).expect("all but the last leaf is free");
+    map(&table, &tables, job.iova, run(job.bytes - leaf)).expect("all but the last leaf is free");
     let (out, ()) = tables.during(|| unmap(&table, &tables, job.iova, job.bytes, |_| {}));
     [
         ("mapped in new tables", new),

@@ -25,7 +25,7 @@ pub use x86_64::X86_64;
 
 use crate::scene::BASE;
 
-/// What is mapped: memory that is contiguous for the device and for the machine.
+/// What is mapped: memory that is contiguous for the device, and for the machine if it is not scattered.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
     /// Where it begins for the device.
@@ -38,6 +38,8 @@ pub struct Job {
     pub leaf: PageShift,
     /// What one entry maps: less than a leaf where several make one.
     pub entry: PageShift,
+    /// Whether every leaf is a run of its own: no two that follow each other are neighbours in memory.
+    pub scattered: bool,
 }
 
 /// Where memory begins: at a multiple of any leaf.
@@ -48,13 +50,19 @@ impl Job {
     /// larger ones whatever the format has.
     #[must_use]
     pub const fn new(bytes: u64, leaf: PageShift) -> Self {
-        Self { iova: bytes, addr: ADDR + leaf.bytes(), bytes, leaf, entry: leaf }
+        Self { iova: bytes, addr: ADDR + leaf.bytes(), bytes, leaf, entry: leaf, scattered: false }
     }
 
     /// The same where an entry maps so much.
     #[must_use]
     pub const fn with_entry(self, entry: PageShift) -> Self {
         Self { entry, ..self }
+    }
+
+    /// The same memory, scattered.
+    #[must_use]
+    pub const fn scattered(self) -> Self {
+        Self { scattered: true, ..self }
     }
 
     /// Leaves.
@@ -77,11 +85,12 @@ impl Job {
     }
 
     /// Device address and address of each leaf.
-    pub fn each(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
-        let Self { iova, addr, leaf, .. } = *self;
+    pub fn each(&self) -> impl Iterator<Item = (u64, u64)> + Clone + use<> {
+        let Self { iova, addr, leaf, scattered, .. } = *self;
         (0..self.leaves()).map(move |number| {
-            let inside = number << leaf.raw();
-            (iova + inside, addr + inside)
+            // Each two change places.
+            let place = number ^ u64::from(scattered);
+            (iova + (number << leaf.raw()), addr + (place << leaf.raw()))
         })
     }
 }

@@ -26,7 +26,7 @@ pub fn map<F: IoFormat, T: IoTables>(
     table: &IoPageTable<F>,
     tables: &T,
     iova: u64,
-    runs: &[IoRun],
+    runs: impl IntoIterator<Item = IoRun, IntoIter: Clone>,
 ) -> Result<(), IoptError> {
     table.map(tables, Iova::new(iova), runs, Access::all(), IoFlags::empty())
 }

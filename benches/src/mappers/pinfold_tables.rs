@@ -59,9 +59,19 @@ impl<F: IoFormat> Pinfold<F> {
     /// If something is mapped there.
     #[inline(never)]
     pub fn map_once(&self) {
-        let run = IoRun { addr: PhysAddr::new(self.job.addr), bytes: self.job.bytes };
-        let mapped = map(&self.table, &self.pool, self.job.iova, &[run]);
+        let mapped = if self.job.scattered {
+            map(&self.table, &self.pool, self.job.iova, self.leaves().map(|(_, run)| run))
+        } else {
+            let run = IoRun { addr: PhysAddr::new(self.job.addr), bytes: self.job.bytes };
+            map(&self.table, &self.pool, self.job.iova, [run])
+        };
         mapped.expect("memory that is not mapped yet");
+    }
+
+    /// Each leaf as a run of its own, and its device address.
+    fn leaves(&self) -> impl Iterator<Item = (u64, IoRun)> + Clone + use<F> {
+        let bytes = self.job.leaf.bytes();
+        self.job.each().map(move |(iova, addr)| (iova, IoRun { addr: PhysAddr::new(addr), bytes }))
     }
 
     /// Maps the job leaf by leaf, with a call each, in the tables that there are.
@@ -70,9 +80,8 @@ impl<F: IoFormat> Pinfold<F> {
     /// If something is mapped there.
     #[inline(never)]
     pub fn map_each(&self) {
-        for (iova, addr) in self.job.each() {
-            let run = IoRun { addr: PhysAddr::new(addr), bytes: self.job.leaf.bytes() };
-            let mapped = map(&self.table, &self.pool, iova, &[run]);
+        for (iova, run) in self.leaves() {
+            let mapped = map(&self.table, &self.pool, iova, [run]);
             mapped.expect("a page that is not mapped yet");
         }
     }
