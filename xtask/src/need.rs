@@ -8,7 +8,8 @@ use crate::capture::arch::{self, Arch};
 use crate::capture::{self, kernel};
 use crate::command::command;
 use crate::toolchain::{
-    self, AARCH64_BARE, AARCH64_LINUX, POWERPC64_BARE, POWERPC64LE_LINUX, S390X_LINUX, X86_64_BARE,
+    self, AARCH64_BARE, AARCH64_LINUX, POWERPC64_BARE, POWERPC64LE_LINUX, S390X_BARE, S390X_LINUX,
+    X86_64_BARE,
 };
 
 /// How to see that a tool is there.
@@ -232,4 +233,9 @@ pub(crate) const BOOT_POWERPC64: &[&Need] = &[
     &rust("Rust for big-endian POWER", || POWERPC64_BARE.able()),
     &LLD,
     &Need::debian(arch::POWERPC64LE.qemu.0, arch::POWERPC64LE.qemu.1),
+];
+pub(crate) const BOOT_S390X: &[&Need] = &[
+    &rust("Rust for s390x without an operating system", || S390X_BARE.able()),
+    &LLD,
+    &Need::debian(arch::S390X.qemu.0, arch::S390X.qemu.1),
 ];

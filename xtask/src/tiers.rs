@@ -105,6 +105,7 @@ pub(crate) const EXTRA: &[Tier] = &[
         need::BOOT_POWERPC64,
         boot::powerpc64,
     ),
+    Tier::new("boot:s390x", "DMA through zPCI's tables", "0.5", need::BOOT_S390X, boot::s390x),
     Tier::new("s390x", "the tests on a big-endian CPU", "9", need::S390X, foreign::s390x),
     Tier::new("powerpc64le", "the tests on POWER", "6", need::POWERPC64LE, foreign::powerpc64le),
     Tier::new("aarch64", "the tests on Arm", "6", need::AARCH64, foreign::aarch64),

@@ -50,10 +50,10 @@ extern "C" fn main() -> ! {
     let (vendor, number) = edu::IDENTITY;
     let device = pci::find(&mut functions, vendor, number).expect("an edu device");
     let place = pci::enable(&mut functions, device, DEVICES);
-    let edu = Edu::new(registers(place as usize, edu::REGISTERS));
+    let mut edu = Edu::new(registers(place as usize, edu::REGISTERS));
 
     let mut console = Console;
-    let mut stage = Stage::new(&memory, edu, Report::new(&mut console));
+    let mut stage = Stage::new(&memory, &mut edu, Report::new(&mut console));
     stage.without_iommu();
     let mut unit = SmmuUnit::new(registers(SMMU, smmu::REGISTERS), &memory, device);
     for (granule, widths) in SHAPES {

@@ -1,18 +1,16 @@
 //! QEMU's `edu` device: moves bytes between memory and a buffer of its own.
 //!
-//! It does not say whether an access was blocked: then memory, or its buffer, is not what it would be
-//! otherwise. Its addresses are cut to 28 bits unless it is made with `dma_mask=0xffffffffffffffff`.
+//! It does not say whether an access was blocked. Its addresses are cut to 28 bits unless it is made with `dma_mask=0xffffffffffffffff`.
 
 use core::hint::black_box;
 
+use crate::dma::{Dma, TRANSFER};
 use crate::registers::{Registers, wait};
 
 /// Vendor and device number.
 pub const IDENTITY: (u16, u16) = (0x1234, 0x11e8);
 /// Bytes of its registers.
 pub const REGISTERS: usize = 1 << 20;
-/// What one transfer here moves, in bytes.
-pub const TRANSFER: u64 = 64;
 
 const SOURCE: usize = 0x80;
 const TARGET: usize = 0x88;
@@ -40,16 +38,6 @@ impl Edu {
         Self { registers }
     }
 
-    /// The device reads [`TRANSFER`] bytes at `at` into its buffer.
-    pub fn read(&self, at: u64) {
-        self.transfer(at, BUFFER, START);
-    }
-
-    /// The device writes its buffer's first [`TRANSFER`] bytes to `at`.
-    pub fn write(&self, at: u64) {
-        self.transfer(BUFFER, at, START | TO_MEMORY);
-    }
-
     fn transfer(&self, source: u64, target: u64, command: u64) {
         self.registers.write64(SOURCE, source);
         self.registers.write64(TARGET, target);
@@ -59,5 +47,15 @@ impl Edu {
             black_box(turn);
         }
         wait("edu's transfer", || self.registers.read64(COMMAND) & START == 0);
+    }
+}
+
+impl Dma for Edu {
+    fn read(&mut self, at: u64) {
+        self.transfer(at, BUFFER, START);
+    }
+
+    fn write(&mut self, at: u64) {
+        self.transfer(BUFFER, at, START | TO_MEMORY);
     }
 }

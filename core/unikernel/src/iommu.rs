@@ -19,6 +19,11 @@ pub trait Iommu {
         true
     }
 
+    /// The first address that it translates.
+    fn first(&self) -> Iova {
+        Iova::new(0)
+    }
+
     /// Gives the device these tables, and forgets everything that was kept of others.
     fn attach(&mut self, table: &IoPageTable<Self::Format>);
 
@@ -46,8 +51,8 @@ pub enum Faults {
     First {
         /// The address; its lowest 12 bits may be missing.
         at: Iova,
-        /// Whether the device wanted to write.
-        write: bool,
+        /// Whether the device wanted to write, if it says so.
+        write: Option<bool>,
     },
 }
 

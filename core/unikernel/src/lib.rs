@@ -11,6 +11,7 @@
 
 #![no_std]
 
+pub mod dma;
 pub mod edu;
 pub mod iommu;
 pub mod memory;

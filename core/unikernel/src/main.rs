@@ -11,6 +11,10 @@ use aarch64 as machine;
 mod powerpc64;
 #[cfg(all(bare, target_arch = "powerpc64"))]
 use powerpc64 as machine;
+#[cfg(all(bare, target_arch = "s390x"))]
+mod s390x;
+#[cfg(all(bare, target_arch = "s390x"))]
+use s390x as machine;
 #[cfg(all(bare, target_arch = "x86_64"))]
 mod x86_64;
 #[cfg(all(bare, target_arch = "x86_64"))]

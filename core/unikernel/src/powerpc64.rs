@@ -54,10 +54,10 @@ extern "C" fn main(data: u64, entry: u64) -> ! {
     let (vendor, number) = edu::IDENTITY;
     let device = pci::find(&mut bus, vendor, number).expect("an edu device");
     let place = DEVICES_FROM_CPU + (pci::enable(&mut bus, device, DEVICES) - DEVICES) as usize;
-    let edu = Edu::new(registers(place, edu::REGISTERS));
+    let mut edu = Edu::new(registers(place, edu::REGISTERS));
 
     let mut console = Console;
-    let mut stage = Stage::new(&memory, edu, Report::new(&mut console));
+    let mut stage = Stage::new(&memory, &mut edu, Report::new(&mut console));
     let mut unit = Phb::new(registers(BRIDGE_REGISTERS, phb::REGISTERS), &bus, device);
     for (page, levels) in SHAPES {
         let shift = |raw| PageShift::new(raw).expect("a size");

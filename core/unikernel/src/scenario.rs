@@ -19,6 +19,7 @@ mod stage;
 mod walls;
 
 use space::Space;
+pub use space::WINDOW;
 
 pub use stage::Stage;
 

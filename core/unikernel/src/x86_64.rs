@@ -46,10 +46,10 @@ extern "C" fn main() -> ! {
     let registers = pci::enable(&mut ports::Ports, device, DEVICES);
     // SAFETY: the device says where its registers are, below 4 GiB, mapped one to one; its DMA is given addresses in
     // the memory above only, or such as the IOMMU translates to that.
-    let edu = Edu::new(unsafe { Registers::new(registers as usize, edu::REGISTERS) });
+    let mut edu = Edu::new(unsafe { Registers::new(registers as usize, edu::REGISTERS) });
 
     let mut console = Console;
-    let mut stage = Stage::new(&memory, edu, Report::new(&mut console));
+    let mut stage = Stage::new(&memory, &mut edu, Report::new(&mut console));
     stage.without_iommu();
     let has = |(vendor, number)| pci::find(&mut ports::Ports, vendor, number).is_some();
     if AMDVI_IDENTITY.into_iter().any(has) {

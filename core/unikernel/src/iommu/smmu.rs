@@ -186,6 +186,6 @@ impl Iommu for SmmuUnit<'_> {
         let event = self.memory.load(PhysAddr::new(self.events.raw() + place * 32));
         let [_, second, at, _] = event.expect("an event in memory");
         self.registers.write32(EVENTS_TAKEN, made);
-        Faults::First { at: Iova::new(at), write: second & EVENT_READ == 0 }
+        Faults::First { at: Iova::new(at), write: Some(second & EVENT_READ == 0) }
     }
 }

@@ -230,6 +230,6 @@ impl Iommu for VtdUnit<'_> {
         }
         self.registers.write32(record + 12, FAULT_CLEAR);
         self.registers.write32(FAULT_STATUS, self.registers.read32(FAULT_STATUS));
-        Faults::First { at: Iova::new(at), write: why & FAULT_READ == 0 }
+        Faults::First { at: Iova::new(at), write: Some(why & FAULT_READ == 0) }
     }
 }

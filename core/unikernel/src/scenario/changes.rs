@@ -6,7 +6,7 @@ use pinfold_arch::{Access, IoFormat, Iova, PhysAddr};
 
 use super::space::Space;
 use super::{Size, block};
-use crate::edu::TRANSFER;
+use crate::dma::TRANSFER;
 use crate::iommu::Iommu;
 
 /// A page is taken out of the middle of a block.

@@ -5,7 +5,7 @@ use pinfold_arch::{Access, Iova, PageShift, PhysAddr};
 
 use super::space::Space;
 use super::{Blind, Size, sizes};
-use crate::edu::TRANSFER;
+use crate::dma::TRANSFER;
 use crate::iommu::Iommu;
 
 pub(super) fn each_size<U: Iommu>(space: &mut Space<'_, '_, '_, U>, blind: Blind) {

@@ -6,7 +6,7 @@ use pinfold_arch::{Iova, PageShift, PhysAddr};
 
 use super::space::WINDOW;
 use super::stage::{Stage, Words};
-use crate::edu::TRANSFER;
+use crate::dma::TRANSFER;
 use crate::iommu::{Faults, Iommu};
 
 /// The device behind its IOMMU.
@@ -41,7 +41,7 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
         let words = self.fill_buffer();
         let beside = beside(addr);
         let quiet = beside.map(|addr| self.put(addr));
-        self.stage.edu.write(at.raw());
+        self.stage.device.write(at.raw());
         let arrived = self.get(addr) == Some(words);
         let alone = beside.map(|addr| self.get(addr)) == quiet;
         let silent = !matches!(self.unit.faults(), Faults::First { .. });
@@ -52,7 +52,7 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
     /// Device reads at `at` get what is at `addr`.
     pub(super) fn reads(&mut self, at: Iova, addr: PhysAddr, what: Arguments<'_>) {
         let words = self.put(addr);
-        self.stage.edu.read(at.raw());
+        self.stage.device.read(at.raw());
         let silent = !matches!(self.unit.faults(), Faults::First { .. });
         let arrived = words.is_some() && self.empty_buffer() == words;
         self.stage.report.check(arrived && silent, format_args!("{what}: the device reads"));
@@ -69,7 +69,7 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
         self.fill_buffer();
         self.unit.faults();
         let before = self.put(addr);
-        self.stage.edu.write(at.raw());
+        self.stage.device.write(at.raw());
         let holds = self.get(addr) == before && self.said(at, true, said);
         self.stage.report.check(holds, format_args!("{what}: a write is blocked"));
     }
@@ -84,7 +84,7 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
     ) {
         self.fill_buffer();
         let secret = self.put(addr);
-        self.stage.edu.read(at.raw());
+        self.stage.device.read(at.raw());
         let holds = self.said(at, false, said) && self.empty_buffer() != secret;
         self.stage.report.check(holds, format_args!("{what}: a read is blocked"));
     }
@@ -95,7 +95,9 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
         match self.unit.faults() {
             Faults::Unknown => true,
             Faults::None => said == Said::May,
-            Faults::First { at: found, write: wrote } => page(found) == page(at) && wrote == write,
+            Faults::First { at: found, write: wrote } => {
+                page(found) == page(at) && wrote.is_none_or(|wrote| wrote == write)
+            }
         }
     }
 
@@ -103,7 +105,7 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
     fn fill_buffer(&mut self) -> Words {
         let words = self.stage.fresh();
         self.stage.memory.store(self.stage.memory.window(), words);
-        self.stage.edu.read(WINDOW.raw());
+        self.stage.device.read(WINDOW.raw());
         words
     }
 
@@ -111,7 +113,7 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
     fn empty_buffer(&mut self) -> Option<Words> {
         let window = self.stage.memory.window();
         let before = self.put(window);
-        self.stage.edu.write(WINDOW.raw());
+        self.stage.device.write(WINDOW.raw());
         self.get(window).filter(|words| Some(*words) != before)
     }
 

@@ -11,7 +11,7 @@ use crate::iommu::Iommu;
 /// Runs that come back from one call.
 const RUNS: usize = 16;
 /// Where the page is mapped through which the device's buffer is filled and emptied.
-pub(super) const WINDOW: Iova = Iova::new(0x2_4680_0000);
+pub const WINDOW: Iova = Iova::new(0x2_4680_0000);
 
 /// A device address space. Whatever is called on pinfold's tables is called here.
 pub(super) struct Space<'s, 'm, 'c, U: Iommu> {

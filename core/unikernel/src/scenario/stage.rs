@@ -2,7 +2,7 @@
 
 use pinfold_arch::PhysAddr;
 
-use crate::edu::{Edu, TRANSFER};
+use crate::dma::{Dma, TRANSFER};
 use crate::memory::Memory;
 use crate::report::Report;
 
@@ -17,7 +17,7 @@ pub struct Stage<'m, 'c> {
     /// Memory.
     pub memory: &'m Memory,
     /// The device.
-    pub edu: Edu,
+    pub device: &'c mut dyn Dma,
     /// What was found.
     pub report: Report<'c>,
     seed: u64,
@@ -26,8 +26,8 @@ pub struct Stage<'m, 'c> {
 impl<'m, 'c> Stage<'m, 'c> {
     /// Nothing was tried so far.
     #[must_use]
-    pub const fn new(memory: &'m Memory, edu: Edu, report: Report<'c>) -> Self {
-        Self { memory, edu, report, seed: 0 }
+    pub const fn new(memory: &'m Memory, device: &'c mut dyn Dma, report: Report<'c>) -> Self {
+        Self { memory, device, report, seed: 0 }
     }
 
     /// The device itself, while no IOMMU is in its way.
@@ -35,8 +35,8 @@ impl<'m, 'c> Stage<'m, 'c> {
         let (from, to) = (self.memory.window(), PhysAddr::new(self.memory.window().raw() + 4096));
         let words = self.fresh();
         self.memory.store(from, words);
-        self.edu.read(from.raw());
-        self.edu.write(to.raw());
+        self.device.read(from.raw());
+        self.device.write(to.raw());
         let arrived = self.memory.load(to) == Some(words);
         self.report.check(arrived, format_args!("without an IOMMU the device copies memory"));
     }

@@ -13,7 +13,8 @@ pub(super) fn first_and_last<U: Iommu>(space: &mut Space<'_, '_, '_, U>, blind: 
     let (page, ..) = space.probe.stage.memory.page(base);
     let run = IoRun { addr: page, bytes: base.bytes() };
     let last = format.last().align_down(base);
-    for (at, name) in [(Iova::new(0), "first"), (last, "last")] {
+    let first = space.probe.unit.first();
+    for (at, name) in [(first, "first"), (last, "last")] {
         space.map(at, &[run], Access::all()).expect("room for a page");
         space.probe.reaches(at, page, format_args!("the {name} page of all, {at}"));
         space.unmap(at, &[run], |_| ());
