@@ -34,4 +34,6 @@ pub enum ErrorKind {
     BadHost = 13,
     /// It cannot be answered here and now; a way that may sleep can.
     TooHard = 14,
+    /// Devices may still reach the memory: a TLB was not flushed, or not in time. The pins stay.
+    NotFlushed = 15,
 }

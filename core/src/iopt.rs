@@ -26,7 +26,7 @@
 //! let mut runs = heapless::Vec::<UnmappedRun, 512>::new();
 //! while let Some(unmapped) = unmap.step(&memory, &mut runs)? {
 //!     // Here the IOMMU is told to forget `unmapped.range()`. Then:
-//!     let quiesced = unmapped.flushed(&memory)?;
+//!     let quiesced = unmapped.flushed(&memory);
 //!     let [released] = quiesced.runs() else { panic!("one run") };
 //!     assert_eq!((released.addr, released.bytes), (run.addr, run.bytes)); // may be unpinned now
 //! }
@@ -69,6 +69,8 @@ pub struct IoRun {
 /// Memory that a device could use, and cannot any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UnmappedRun {
+    /// Where it was mapped.
+    pub at: Iova,
     /// First byte.
     pub addr: PhysAddr,
     /// Length.

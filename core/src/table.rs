@@ -24,6 +24,7 @@ use crate::host::Step;
 use crate::request::{AccountId, HolderId, PinRequest};
 use crate::sync::{Ordering, Word, fence, tries};
 
+mod devices;
 pub(crate) mod fill;
 pub mod layout;
 pub mod runs;
@@ -56,6 +57,19 @@ pub enum TableError {
     /// It holds no pins.
     #[error("the pin table holds nothing")]
     Empty,
+    /// Devices reach it through IOMMU tables.
+    #[error("devices reach {bytes:#x} bytes of the pinned memory")]
+    Mapped {
+        /// So many bytes; what is mapped twice counts twice.
+        bytes: u64,
+    },
+    /// It was taken out of IOMMU tables, but whoever keeps translations was not flushed, or did not say
+    /// so in time: devices may still write to it.
+    #[error("{bytes:#x} bytes of the pinned memory were unmapped and not flushed")]
+    NotFlushed {
+        /// So many bytes.
+        bytes: u64,
+    },
     /// Its pins were taken by an engine and are to be given back to a host, or the reverse.
     #[error("the pins in this table are counted by somebody else")]
     OtherKeeper,
@@ -70,7 +84,8 @@ impl TableError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::InUse => ErrorKind::Busy,
+            Self::InUse | Self::Mapped { .. } => ErrorKind::Busy,
+            Self::NotFlushed { .. } => ErrorKind::NotFlushed,
             Self::Empty => ErrorKind::NotFound,
             Self::OtherKeeper => ErrorKind::InvalidArgument,
             Self::NotATable => ErrorKind::Corrupt,
@@ -128,6 +143,8 @@ impl<'m> PinTable<'m> {
         }
         let table = Self { words };
         table.settle(State::Empty);
+        table.set(Header::MAPPED, 0);
+        table.set(Header::STALE, 0);
         table.set(Header::VERSION, layout::VERSION);
         table.set(Header::MAGIC, layout::MAGIC);
         Ok(table)
@@ -397,7 +414,7 @@ impl<'m> PinTable<'m> {
         }
         // Since it was looked at, others may have given it back and filled it anew: what counts is
         // what it holds now.
-        let geometry = self.kept_by(keeper);
+        let geometry = self.kept_by(keeper).and_then(|geometry| self.let_go().map(|()| geometry));
         if geometry.is_err() {
             self.settle(State::Live);
         }

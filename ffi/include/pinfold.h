@@ -121,6 +121,11 @@
 #define PINFOLD_ERR_TOO_HARD -14
 
 /**
+ * Devices may still reach the memory: a TLB was not flushed, or not in time. The pins stay.
+ */
+#define PINFOLD_ERR_NOT_FLUSHED -15
+
+/**
  * Version of this interface. It rises when a program that was built against an older header would
  * no longer work.
  */
@@ -660,7 +665,7 @@ const char *pinfold_status_str(pinfold_status status);
  * | NOT_MAPPED | EFAULT 14 |
  * | REFUSED | EACCES 13 |
  * | UNMOVABLE, TOO_HARD | EAGAIN 11 |
- * | BUSY | EBUSY 16 |
+ * | BUSY, NOT_FLUSHED | EBUSY 16 |
  * | NO_MEMORY, OVER_LIMIT | ENOMEM 12 |
  * | NO_SPACE | ENOSPC 28 |
  * | OVERFLOW | EOVERFLOW 75 |

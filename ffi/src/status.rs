@@ -41,6 +41,8 @@ pub const PINFOLD_ERR_NOT_FOUND: i32 = -12;
 pub const PINFOLD_ERR_BAD_HOST: i32 = -13;
 /// It cannot be answered here and now; a way that may sleep can.
 pub const PINFOLD_ERR_TOO_HARD: i32 = -14;
+/// Devices may still reach the memory: a TLB was not flushed, or not in time. The pins stay.
+pub const PINFOLD_ERR_NOT_FLUSHED: i32 = -15;
 
 /// The status of an error of this kind.
 pub(crate) fn of(kind: ErrorKind) -> Status {
@@ -69,6 +71,7 @@ fn text(status: Status) -> &'static CStr {
         PINFOLD_ERR_NOT_FOUND => c"not found",
         PINFOLD_ERR_BAD_HOST => c"a hook broke its contract",
         PINFOLD_ERR_TOO_HARD => c"too hard here",
+        PINFOLD_ERR_NOT_FLUSHED => c"devices may still reach the memory",
         _ => c"unknown status",
     }
 }
@@ -92,7 +95,7 @@ pub extern "C" fn pinfold_status_str(status: Status) -> *const c_char {
 /// | NOT_MAPPED | EFAULT 14 |
 /// | REFUSED | EACCES 13 |
 /// | UNMOVABLE, TOO_HARD | EAGAIN 11 |
-/// | BUSY | EBUSY 16 |
+/// | BUSY, NOT_FLUSHED | EBUSY 16 |
 /// | NO_MEMORY, OVER_LIMIT | ENOMEM 12 |
 /// | NO_SPACE | ENOSPC 28 |
 /// | OVERFLOW | EOVERFLOW 75 |
@@ -110,7 +113,7 @@ pub extern "C" fn pinfold_status_errno(status: Status) -> i32 {
         PINFOLD_ERR_NOT_MAPPED => 14,
         PINFOLD_ERR_REFUSED => 13,
         PINFOLD_ERR_UNMOVABLE | PINFOLD_ERR_TOO_HARD => 11,
-        PINFOLD_ERR_BUSY => 16,
+        PINFOLD_ERR_BUSY | PINFOLD_ERR_NOT_FLUSHED => 16,
         PINFOLD_ERR_NO_MEMORY | PINFOLD_ERR_OVER_LIMIT => 12,
         PINFOLD_ERR_NO_SPACE => 28,
         PINFOLD_ERR_OVERFLOW => 75,
@@ -143,6 +146,7 @@ mod tests {
             (ErrorKind::NotFound, PINFOLD_ERR_NOT_FOUND),
             (ErrorKind::BadHost, PINFOLD_ERR_BAD_HOST),
             (ErrorKind::TooHard, PINFOLD_ERR_TOO_HARD),
+            (ErrorKind::NotFlushed, PINFOLD_ERR_NOT_FLUSHED),
         ];
         for (kind, status) in kinds {
             assert_eq!(of(kind), status);

@@ -177,7 +177,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         let bytes = old.shift.bytes();
         // A pause that says stop ends the step after this leaf.
         match writer.went(&mut self.run, bytes, entries as u64) {
-            Ok(()) | Err(_) => Ok(UnmappedRun { addr: old.addr, bytes, dirty }),
+            Ok(()) | Err(_) => Ok(UnmappedRun { at: Iova::new(at), addr: old.addr, bytes, dirty }),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Taking memory away from a device, a buffer at a time.
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova, PhysAddr};
+use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova};
 
 use super::tree::{self, Budget, Cursor, Detached, Level};
 use super::{IoPageTable, IoptError, UnmappedRun};
@@ -32,7 +32,7 @@ pub struct Unmap<'t, F> {
 /// let mut unmap = table.unmap(&memory, IovaRange::ALL).unwrap();
 /// let unmapped = unmap.step(&memory, &mut runs).unwrap().unwrap();
 /// let released = runs.first(); // the device may still write there
-/// unmapped.flushed(&memory).unwrap();
+/// unmapped.flushed(&memory);
 /// ```
 ///
 /// Dropped without [`flushed`](Self::flushed), it keeps the tables that were taken out, the host never gets them
@@ -52,6 +52,7 @@ pub struct Unmapped<'t, 'b, F> {
 #[derive(Debug)]
 pub struct Quiesced<'b> {
     runs: &'b [UnmappedRun],
+    returned: Result<(), IoptError>,
 }
 
 impl<'b> Quiesced<'b> {
@@ -59,6 +60,15 @@ impl<'b> Quiesced<'b> {
     #[must_use]
     pub const fn runs(&self) -> &'b [UnmappedRun] {
         self.runs
+    }
+
+    /// Whether all tables that were taken out went back to the host.
+    ///
+    /// # Errors
+    /// [`IoptError::Corrupt`] if somebody wrote to one of them: it, and of its level what was taken out before
+    /// it, was not given back.
+    pub const fn tables(&self) -> Result<(), IoptError> {
+        self.returned
     }
 }
 
@@ -82,6 +92,17 @@ impl<F: IoFormat> IoPageTable<F> {
         match self.cut(tables, range)? {
             Some((at, shift)) => Err(IoptError::InsideLeaf { at, shift }),
             None => Ok(Unmap { table: self, range, at: Some(range.start().raw()) }),
+        }
+    }
+
+    /// Takes out what the caller has mapped in a range just now, and leaves the tables where they are.
+    pub(crate) fn withdraw<T: IoTables>(&self, tables: &T, range: IovaRange) {
+        let mut runs = heapless::Vec::<UnmappedRun, 16>::new();
+        let taker = Taker::new(self, self.tree(), tables, range, range.start().raw());
+        let Ok(mut taker) = taker.map(Taker::keeping_tables) else { return };
+        // It ends early where the buffer is full or a pause says stop, which it cannot.
+        while taker.take_out(&mut runs) == Ok(Taken::AsMuchAsFits) {
+            runs.clear();
         }
     }
 
@@ -227,8 +248,11 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
         runs: &mut heapless::vec::VecView<UnmappedRun>,
     ) -> Result<Option<usize>, IoptError> {
         let (format, table) = (self.cursor.format, &level.table);
-        let mut dirty = leaf.access.contains(Access::WRITE);
-        if runs.is_full() && (self.tracking || !joins(runs, leaf.addr, dirty)) {
+        let (at, addr) = (Iova::new(self.at), leaf.addr);
+        let mut run =
+            UnmappedRun { at, addr, bytes: 0, dirty: leaf.access.contains(Access::WRITE) };
+        let joins = runs.last().is_some_and(|last| last.joins(&run));
+        if runs.is_full() && (self.tracking || !joins) {
             return Ok(None);
         }
         let absent = tree::in_memory(&format, tree::absent(&format, table, Iova::new(self.at))?);
@@ -236,7 +260,7 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
         let words = level.view.words_from(place, per_leaf);
         let mut entries = per_leaf;
         if self.tracking {
-            dirty = exchange(&format, table, words, absent);
+            run.dirty = exchange(&format, table, words, absent);
         } else if per_leaf > 1 {
             words.iter().for_each(|word| word.store(absent, Ordering::Release));
         } else {
@@ -246,8 +270,8 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
             entries = sweep(&format, table, words, absent);
         }
         self.cursor.wrote(place, entries);
-        let bytes = (entries as u64) << table.shift.raw();
-        join(runs, UnmappedRun { addr: leaf.addr, bytes, dirty });
+        run.bytes = (entries as u64) << table.shift.raw();
+        join(runs, run);
         Ok(Some(entries))
     }
 
@@ -319,22 +343,21 @@ fn sweep<F: IoFormat>(format: &F, table: &IoTable, words: &[Word], absent: u64) 
     done + 1
 }
 
-/// Whether memory continues the last run.
-fn joins(runs: &heapless::vec::VecView<UnmappedRun>, addr: PhysAddr, dirty: bool) -> bool {
-    runs.last()
-        .is_some_and(|last| last.addr.checked_add(last.bytes) == Some(addr) && last.dirty == dirty)
+impl UnmappedRun {
+    /// Whether another run continues this one.
+    fn joins(&self, next: &Self) -> bool {
+        self.addr.checked_add(self.bytes) == Some(next.addr)
+            && self.at.checked_add(self.bytes) == Some(next.at)
+            && self.dirty == next.dirty
+    }
 }
 
 /// Adds memory to the runs, which have room for it.
 pub(super) fn join(runs: &mut heapless::vec::VecView<UnmappedRun>, run: UnmappedRun) {
-    if joins(runs, run.addr, run.dirty)
-        && let Some(last) = runs.last_mut()
-        && let Some(sum) = last.bytes.checked_add(run.bytes)
-    {
-        last.bytes = sum;
-        return;
+    match runs.last_mut() {
+        Some(last) if last.joins(&run) => last.bytes = last.bytes.wrapping_add(run.bytes),
+        _ => drop(runs.push(run)),
     }
-    let _ = runs.push(run);
 }
 
 impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
@@ -367,19 +390,26 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
         self.runs.iter().fold(0, |sum, run| sum.wrapping_add(run.bytes))
     }
 
+    /// The memory that was mapped, for those who only make notes of it.
+    pub(crate) const fn runs(&self) -> &'b [UnmappedRun] {
+        self.runs
+    }
+
+    /// The same without the memory.
+    pub(crate) fn without_runs(self) -> Unmapped<'t, 'static, F> {
+        let Self { table, range, tree, detached, .. } = self;
+        Unmapped { table, range, tree, detached, runs: &[] }
+    }
+
     /// Says that every IOMMU and every device that could have kept a translation of the range has
     /// forgotten it. Tables that were taken out go back to the host, and what was mapped may be released.
     ///
     /// # Context
-    /// Any.
-    ///
-    /// # Errors
-    /// [`IoptError::Corrupt`] if somebody wrote to a table that was taken out: it, and of its level what was
-    /// taken out before it, is not given back. What was mapped may be released all the same.
-    pub fn flushed<T: IoTables>(self, tables: &T) -> Result<Quiesced<'b>, IoptError> {
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause).
+    pub fn flushed<T: IoTables>(self, tables: &T) -> Quiesced<'b> {
         let (format, root) = self.tree;
         self.table.unflushed.fetch_sub(1, Ordering::Relaxed);
-        self.detached.release(&format, tables, &self.table.live, root)?;
-        Ok(Quiesced { runs: self.runs })
+        let returned = self.detached.release(&format, tables, &self.table.live, root);
+        Quiesced { runs: self.runs, returned }
     }
 }

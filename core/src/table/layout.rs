@@ -11,7 +11,9 @@
 //! | 6 | words in use |
 //! | 7 | bits 32..64: holder; bits 0..32: account |
 //! | 8 | bit 0: revocable; bit 1: the host counts the pins, not the engine's frame table |
-//! | 9.. | the root, then nodes as they were needed |
+//! | 9 | bytes that devices reach through IOMMU tables; each mapping counts |
+//! | 10 | bytes that were taken out of IOMMU tables and not flushed |
+//! | 11.. | the root, then nodes as they were needed |
 //!
 //! The root has one entry for each naturally aligned block that the range touches. An entry that
 //! cannot stand for its block as a whole links to a node with one entry for each finer block of it
@@ -24,7 +26,7 @@ use pinfold_arch::{AddrRange, Order, PageCount, PageShift, VirtAddr};
 use super::Form;
 
 /// Version of this layout.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PINFOLDT");
 
@@ -49,7 +51,9 @@ impl Header {
     pub(super) const USED: usize = 6;
     pub(super) const OWNER: usize = 7;
     pub(super) const FLAGS: usize = 8;
-    pub(super) const WORDS: usize = 9;
+    pub(super) const MAPPED: usize = 9;
+    pub(super) const STALE: usize = 10;
+    pub(super) const WORDS: usize = 11;
 }
 
 /// The state word.

@@ -1,0 +1,223 @@
+//! The pins of a table in a domain.
+//!
+//! What a [`PinTable`] holds is released together, so leaves may reach over its folios. While a domain maps any of
+//! it, and until all that was unmapped is flushed, the table cannot be unpinned.
+
+use core::fmt;
+use core::iter::Peekable;
+
+use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, Iova, PageCount, PageShift, VirtAddr};
+
+use super::{Domain, DomainError, Unflushed};
+use crate::error::ErrorKind;
+use crate::host::{Flow, IoTables};
+use crate::iopt::{IoRun, IoptError, Unmapped, UnmappedRun};
+use crate::iova::IovaRange;
+use crate::table::{PinTable, Run, Runs, TableError};
+
+/// Pinned memory that was taken out of the tables and could not be flushed: to be handed to
+/// [`Domain::settle`]. Dropped, it leaves the pins where they are, for good: [`PinTable::stale`] counts them.
+#[must_use = "the pins stay until this is settled"]
+pub struct Stale<'t, 'p, F> {
+    pins: PinTable<'p>,
+    bytes: u64,
+    unmapped: Unmapped<'t, 'static, F>,
+}
+
+impl<F> fmt::Debug for Stale<'_, '_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stale").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Why pins were not taken out of the tables.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnmapPinsError<'t, 'p, F> {
+    /// A call failed. What was taken out before is out and flushed.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
+    /// Somebody did not say in time that it has forgotten. The rest of the range may be mapped still: when this is
+    /// [settled](Domain::settle), the call may be repeated.
+    #[error("{} bytes were unmapped and are not flushed", .0.bytes)]
+    NotFlushed(Stale<'t, 'p, F>),
+}
+
+impl<F> UnmapPinsError<'_, '_, F> {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Domain(error) => error.kind(),
+            Self::NotFlushed(_) => ErrorKind::NotFlushed,
+        }
+    }
+}
+
+impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
+    /// Maps all that a table holds, from `start` on: its first address there, and so on.
+    ///
+    /// # Context
+    /// As [`map`](Self::map).
+    ///
+    /// # Errors
+    /// [`DomainError::Pins`] if nothing is pinned; else as [`map`](Self::map). After
+    /// [`DomainError::NotFlushed`] the pins stay for good.
+    pub fn map_pins<T: IoTables>(
+        &self,
+        tables: &T,
+        start: Iova,
+        pins: &PinTable<'_>,
+        access: Access,
+        flags: IoFlags,
+    ) -> Result<(), DomainError> {
+        let bytes = pinned(pins)?.1;
+        pins.map_get(bytes)?;
+        let runs = Joined::new(pins).map(|(_, run)| run);
+        let result = self.map(tables, start, runs, access, flags);
+        match result {
+            Ok(()) => {}
+            Err(DomainError::NotFlushed { .. }) => pins.unmapped(bytes),
+            Err(_) => pins.map_put(bytes),
+        }
+        result
+    }
+
+    /// Unmaps what [`map_pins`](Self::map_pins) has mapped from `start` on, through `runs`. What a device may have
+    /// written to is marked so in the table.
+    ///
+    /// # Context
+    /// As [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// [`DomainError::Pins`] if nothing is pinned, [`DomainError::OtherMemory`] if something else is mapped
+    /// there, [`DomainError::Table`]: nothing has changed, but where the tables became corrupt meanwhile.
+    /// [`UnmapPinsError::NotFlushed`].
+    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
+    pub fn unmap_pins<'t, 'p, T: IoTables>(
+        &'t self,
+        tables: &T,
+        start: Iova,
+        pins: &PinTable<'p>,
+        runs: &mut heapless::vec::VecView<UnmappedRun>,
+    ) -> Result<(), UnmapPinsError<'t, 'p, F>> {
+        let (first, bytes) = pinned(pins).map_err(DomainError::from)?;
+        let outside = IoptError::OutsideAperture { at: start };
+        let range = IovaRange::new(start, bytes).map_err(|_| DomainError::from(outside))?;
+        let mut unmap = self.table.unmap(tables, range).map_err(DomainError::from)?;
+        self.maps(tables, range, first, pins)?;
+        while let Some(unmapped) = unmap.step(tables, runs).map_err(DomainError::from)? {
+            let stale = Stale::new(*pins, (first, start), unmapped);
+            self.settle(tables, stale).map_err(UnmapPinsError::NotFlushed)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everybody forget what could not be flushed before. Then the pins are free of it.
+    ///
+    /// # Context
+    /// As [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// The same again, if one of them did not say so.
+    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
+    pub fn settle<'t, 'p, T: IoTables>(
+        &self,
+        tables: &T,
+        stale: Stale<'t, 'p, F>,
+    ) -> Result<(), Stale<'t, 'p, F>> {
+        let Stale { pins, bytes, unmapped } = stale;
+        match self.finish(tables, unmapped) {
+            Ok(_) => {
+                pins.flushed(bytes);
+                Ok(())
+            }
+            Err(Unflushed { unmapped }) => Err(Stale { pins, bytes, unmapped }),
+        }
+    }
+
+    /// Whether the tables lead to the pages of a table, where they lead anywhere.
+    fn maps<T: IoTables>(
+        &self,
+        tables: &T,
+        range: IovaRange,
+        first: VirtAddr,
+        pins: &PinTable<'_>,
+    ) -> Result<(), DomainError> {
+        let mut runs = Joined::new(pins);
+        let mut run = runs.next();
+        let mut other = None;
+        self.table.visit(tables, range, |visited| {
+            let IoEntry::Leaf(leaf) = visited.entry else { return Flow::Continue };
+            let at = visited.range.start().align_down(leaf.shift);
+            let va = first.raw().wrapping_add(at.raw().wrapping_sub(range.start().raw()));
+            while run.is_some_and(|(start, run)| va.wrapping_sub(start) >= run.bytes) {
+                run = runs.next();
+            }
+            let here = run.map(|(start, run)| run.addr.raw().wrapping_add(va.wrapping_sub(start)));
+            if here == Some(leaf.addr.raw()) {
+                return Flow::Continue;
+            }
+            other = Some(at);
+            Flow::Stop
+        })?;
+        other.map_or(Ok(()), |at| Err(DomainError::OtherMemory { at }))
+    }
+}
+
+impl<'t, 'p, F: IoFormat> Stale<'t, 'p, F> {
+    /// What was unmapped, of a table whose first address is mapped at an address. Written blocks are marked
+    /// while the pins cannot go.
+    fn new(
+        pins: PinTable<'p>,
+        (first, start): (VirtAddr, Iova),
+        unmapped: Unmapped<'t, '_, F>,
+    ) -> Self {
+        let bytes = unmapped.bytes();
+        for run in unmapped.runs().iter().filter(|run| run.dirty) {
+            let inside = run.at.raw().wrapping_sub(start.raw());
+            let va = VirtAddr::new(first.raw().wrapping_add(inside));
+            let marked = pins.mark_written(va, run.bytes);
+            debug_assert!(marked.is_ok(), "what is mapped keeps the table live");
+        }
+        pins.unmapped(bytes);
+        Self { pins, bytes, unmapped: unmapped.without_runs() }
+    }
+}
+
+/// Where a table begins, and how many bytes it holds.
+fn pinned(pins: &PinTable<'_>) -> Result<(VirtAddr, u64), TableError> {
+    let range = pins.range().ok_or(TableError::Empty)?;
+    let bytes = range.pages().raw() << range.base().raw();
+    Ok((range.start(), bytes))
+}
+
+/// The memory of a table in order of virtual addresses, each piece with its own, as large as they come: all of
+/// it is released together.
+#[derive(Clone, Debug)]
+struct Joined<'p> {
+    runs: Peekable<Runs<'p>>,
+    base: PageShift,
+}
+
+impl<'p> Joined<'p> {
+    fn new(pins: &PinTable<'p>) -> Self {
+        let base = pins.range().map_or(PageShift::SIZE_4K, |range| range.base());
+        Self { runs: pins.runs().peekable(), base }
+    }
+}
+
+impl Iterator for Joined<'_> {
+    type Item = (u64, IoRun);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Run { va, pfn, mut pages, .. } = self.runs.next()?;
+        let continues = |pages: PageCount, next: &Run| pfn.checked_add(pages) == Some(next.pfn);
+        while let Some(next) = self.runs.next_if(|next| continues(pages, next)) {
+            pages = PageCount::new(pages.raw().wrapping_add(next.pages.raw()));
+        }
+        // Whatever is pinned has an address.
+        let addr = pfn.addr(self.base)?;
+        Some((va.raw(), IoRun { addr, bytes: pages.raw() << self.base.raw() }))
+    }
+}
