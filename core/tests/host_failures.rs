@@ -9,6 +9,7 @@ mod run;
 mod scenes;
 
 use pinfold::host::{FaultError, MigrateError};
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::{ErrorKind, PinCause, PinError, PinFlags};
 use pinfold_sim::HostCall;
 
@@ -242,7 +243,7 @@ fn table_memory_of_every_size() {
         });
         // Each size takes a pin; where there are very many sizes not all are tried.
         let step = (need / 60).max(1);
-        for size in (9..need).step_by(step).chain([need - 1]) {
+        for size in (HEADER_WORDS..need).step_by(step).chain([need - 1]) {
             once(scene, format!("{}: {size} of {need} words", scene.name), |mut run| {
                 run.shrink_table(size);
                 let error = run.pin(None).unwrap_err();

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pinfold::host::{Account, Flow, Host, NoTrace, OverLimit, Progress, SpaceId, Wait};
 use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
 use pinfold::sync::Word;
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::table::{Run, TableError, TooHard};
 use pinfold::*;
 
@@ -320,10 +321,10 @@ fn a_folio_as_large_as_the_source_takes_at_once_is_one_entry() {
     let folios = [(1 << 18, 1 << 18, 1 << 18)];
     for (chunk, entries) in [(18, 1), (9, 513)] {
         let machine = Machine { chunk, ..Machine::new(&folios) };
-        let words = words(9 + entries);
+        let words = words(HEADER_WORDS + entries);
         let table = PinTable::new(&words).unwrap();
         pin(&machine, &table, &request(1 << 18, 1 << 18)).unwrap();
-        assert_eq!(table.used_words(), 9 + entries);
+        assert_eq!(table.used_words(), HEADER_WORDS + entries);
         unpin(&machine, &table, Dirtied::No);
         machine.assert_clean();
     }
@@ -516,8 +517,11 @@ fn every_table_size_from_none_to_enough() {
     for chunk in [3, 9, 12] {
         let machine = Machine { chunk, ..Machine::new(&mixed()) };
         let need = need(&machine);
-        assert_eq!(PinTable::new(&words(0)).err(), Some(TableError::NoSpace { need: 10 }));
-        for size in (9..need).step_by(3) {
+        assert_eq!(
+            PinTable::new(&words(0)).err(),
+            Some(TableError::NoSpace { need: HEADER_WORDS + 1 })
+        );
+        for size in (HEADER_WORDS..need).step_by(3) {
             let words = words(size);
             let table = PinTable::new(&words).unwrap();
             let error = pin(&machine, &table, &request(FIRST, PAGES)).unwrap_err();

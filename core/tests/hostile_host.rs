@@ -11,6 +11,7 @@ use pinfold::host::{
 };
 use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
 use pinfold::sync::{Ordering, Word};
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::table::{Run, TableError};
 use pinfold::{
     Access, AddrRange, AddressSpace, Dirtied, Engine, ErrorKind, FrameTable, Order, PageCount,
@@ -137,7 +138,7 @@ fn a_host_that_claims_to_have_moved_what_it_has_not_is_found_out() {
 fn the_figure_for_a_table_that_is_too_small_is_found_in_bounded_steps() {
     let frame_words = words(0);
     let frames = FrameTable::new(&frame_words, Pfn::new(8), BASE).unwrap();
-    let table_words = words(9);
+    let table_words = words(HEADER_WORDS);
     let table = PinTable::new(&table_words).unwrap();
     // The root leads out of memory: there is nothing to count.
     let memory = Memory::new(0);
@@ -168,7 +169,7 @@ fn a_table_that_others_wrote_to_gives_back_what_it_still_holds_and_says_so() {
         let table = PinTable::new(&table_words).unwrap();
         engine.pin(&space(), &table, &request(pages)).unwrap();
         // A link to nowhere, in place of a page's address.
-        table_words[9 + broken].store(4, Ordering::Relaxed);
+        table_words[HEADER_WORDS + broken].store(4, Ordering::Relaxed);
         let error = engine.unpin(&table, Dirtied::No).unwrap_err();
         assert_eq!(error, UnpinError::Overwritten { pages: PageCount::ONE });
         for i in 0..pages {
@@ -184,7 +185,7 @@ fn a_host_that_counts_hears_of_pages_that_others_took_out_of_the_table() {
     let table_words = words(64);
     let table = PinTable::new(&table_words).unwrap();
     pins.pin(SpaceId(0), &table, &request(8)).unwrap();
-    table_words[9 + 3].store(0, Ordering::Relaxed);
+    table_words[HEADER_WORDS + 3].store(0, Ordering::Relaxed);
     let error = pins.unpin(&table, Dirtied::No).unwrap_err();
     assert_eq!(error, UnpinError::Overwritten { pages: PageCount::ONE });
     pins.pin(SpaceId(0), &table, &request(8)).unwrap();

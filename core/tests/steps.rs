@@ -10,6 +10,7 @@ use pinfold::host::{
 };
 use pinfold::source::{HostPins, PinSource, RunSink};
 use pinfold::sync::{Ordering, Word};
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::table::{Run, TableError};
 use pinfold::{
     Access, AddrRange, AddressSpace, Dirtied, Engine, ErrorKind, FrameTable, Order, PageCount,
@@ -113,7 +114,7 @@ impl<'a> Watch<'a> {
             .collect();
         // The header is no entry.
         let words: Vec<u64> =
-            self.table.iter().skip(9).map(|word| word.load(Ordering::Relaxed)).collect();
+            self.table.iter().skip(HEADER_WORDS).map(|word| word.load(Ordering::Relaxed)).collect();
         let now = [
             self.decoded.take(),
             differences(&self.pins.replace(pins.clone()), &pins),
@@ -291,7 +292,7 @@ fn a_pin_that_is_stopped_keeps_to_the_bound_on_its_way_back() {
 #[test]
 fn a_table_that_is_too_small_is_measured_within_the_bound() {
     each(
-        |enough| 9 + (enough - 9) / 3,
+        |enough| HEADER_WORDS + (enough - HEADER_WORDS) / 3,
         |shape, watch, pin, unpin| {
             match pin() {
                 // Some shapes need no more.

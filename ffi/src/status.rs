@@ -154,6 +154,6 @@ mod tests {
             assert_ne!(pinfold_status_errno(status), 0, "{status}");
         }
         // The next number is free: a kind that is added is added here.
-        assert_eq!(text(-15), text(1));
+        assert_eq!(text(-16), text(1));
     }
 }

@@ -28,6 +28,9 @@ use super::Form;
 /// Version of this layout.
 pub const VERSION: u64 = 3;
 
+/// Words in front of the root.
+pub const HEADER_WORDS: usize = 11;
+
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PINFOLDT");
 
 /// The smallest base page, as a power of two: below that, addresses have no room for a tag.
@@ -53,7 +56,7 @@ impl Header {
     pub(super) const FLAGS: usize = 8;
     pub(super) const MAPPED: usize = 9;
     pub(super) const STALE: usize = 10;
-    pub(super) const WORDS: usize = 11;
+    pub(super) const WORDS: usize = HEADER_WORDS;
 }
 
 /// The state word.

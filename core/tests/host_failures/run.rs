@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use pinfold::host::SpaceId;
 use pinfold::sync::Word;
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::{
     AccountId, AddrRange, Dirtied, Engine, Pfn, PinError, PinRequest, PinTable, Pinned, VirtAddr,
 };
@@ -164,7 +165,7 @@ impl<'m> Run<'_, 'm> {
         let after = Model::books(self.machine);
         assert!(self.before.same(&after, others), "{}: {error} left {after:?}", self.about);
         let table = self.table();
-        assert_eq!((table.range(), table.used_words()), (None, 9), "{}", self.about);
+        assert_eq!((table.range(), table.used_words()), (None, HEADER_WORDS), "{}", self.about);
         assert!(self.request.range.contains(error.at), "{}: at {}", self.about, error.at);
         self.check();
     }

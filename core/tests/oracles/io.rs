@@ -152,7 +152,7 @@ fn unmap<F: IoFormat>(table: &IoPageTable<F>, pool: &Pool, mapping: &Mapping) {
     let mut unmap = table.unmap(pool, range).unwrap();
     let mut runs = heapless::Vec::<UnmappedRun, 8>::new();
     while let Some(unmapped) = unmap.step(pool, &mut runs).unwrap() {
-        unmapped.flushed(pool).unwrap();
+        unmapped.flushed(pool);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Folios and mappings of every size and alignment.
 
 use pinfold::folio::FolioFlags;
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::table::{Run, TableError};
 use pinfold::{Dirtied, Order, PageShift, Pfn, PinCause, PinTable, VirtAddr};
 use pinfold_sim::model::Model;
@@ -45,7 +46,7 @@ fn a_run_of_a_large_folio_is_one_count_however_it_is_mapped() {
             .while_pinned(&request(AT, 4 * HUGE, BOTH), |table, pinned| {
                 assert_eq!(pinned.runs, 4, "{thp:?}");
                 assert_eq!(bench.counts(AT).pins(), 512);
-                assert!(table.used_words() < 9 + 4 + 4, "{} words", table.used_words());
+                assert!(table.used_words() < HEADER_WORDS + 4 + 4, "{} words", table.used_words());
             })
             .unwrap();
     }
@@ -73,7 +74,7 @@ fn a_table_of_any_size_pins_or_says_what_it_needs() {
         let memory = words(size);
         let error = match PinTable::new(&memory) {
             Err(error) => {
-                assert!(size < 9);
+                assert!(size < HEADER_WORDS);
                 error
             }
             Ok(table) => match bench.pin(&table, &request).unwrap_err().cause {

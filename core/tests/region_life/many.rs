@@ -3,6 +3,7 @@
 use pinfold::host::{PlainHost, SpaceId, SpinWait};
 use pinfold::region::{InSpace, RegionError, Unregistered};
 use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::table::{Run, TooHard};
 use pinfold::*;
 
@@ -27,16 +28,18 @@ impl PinSource for Fixed {
 #[test]
 fn four_thousand_one_page_regions_in_one_chunk() {
     const REGIONS: usize = 4096;
+    /// Words of a table for one page.
+    const TABLE: usize = HEADER_WORDS + 1;
     let window = range(0, 1 << 24);
     let own_words = Registry::words_for(&window, 16).unwrap() + REGIONS * 8 + 520 * 40;
-    let memory = words(own_words + REGIONS * 10);
+    let memory = words(own_words + REGIONS * TABLE);
     let (own, tables) = memory.split_at(own_words);
     let registry =
         Registry::new(Areas::new(&[memory]).unwrap(), own, &window, REGIONS as u32).unwrap();
     let pins = HostPins::new(PlainHost, Fixed);
     let pinner = InSpace { pins: &pins, space: SpaceId(1) };
     let mut regions = Vec::new();
-    for (at, table) in tables.chunks(10).enumerate() {
+    for (at, table) in tables.chunks(TABLE).enumerate() {
         let request = PinRequest::longterm(range(0x1000 + at as u64 * 2, 1), Access::WRITE);
         regions.push(registry.register(&pinner, &request, table).unwrap().region);
     }
@@ -57,6 +60,6 @@ fn four_thousand_one_page_regions_in_one_chunk() {
     let grace = registry.retired(&SpinWait);
     let mut given = 0;
     registry.reclaim(&SpinWait, grace, |table| given += table.len());
-    assert_eq!(given, REGIONS * 10);
+    assert_eq!(given, REGIONS * TABLE);
     assert!(registry.is_empty(&SpinWait));
 }

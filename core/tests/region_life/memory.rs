@@ -2,6 +2,7 @@
 
 use pinfold::region::RegionError;
 use pinfold::sync::Word;
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::*;
 use proptest::prelude::*;
 
@@ -185,7 +186,7 @@ fn a_table_lies_in_reach_and_is_nobody_elses() {
     refused(&stage.memory[..own], RegionError::TableInUse);
     refused(&stage.memory[own - 1..own + 20], RegionError::TableInUse);
     refused(&stage.memory[..stage.memory.len()], RegionError::TableInUse);
-    let small = RegionError::Table(table::TableError::NoSpace { need: 10 });
+    let small = RegionError::Table(table::TableError::NoSpace { need: HEADER_WORDS + 1 });
     refused(&stage.memory[own..own + 8], small);
     assert_eq!(stage.host.pins(), 0, "all that was known before");
     let table = &stage.memory[own + 50..own + 100];

@@ -2,6 +2,7 @@
 //! nothing was pinned for it.
 
 use pinfold::region::{Region, RegionError, Unregistered};
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::*;
 
 use super::{BASE, BOTH, Stage, range, request};
@@ -147,7 +148,7 @@ fn a_region_in_the_middle_is_met_before_anything_is_pinned() {
         assert_eq!(error, RegionError::Overlap { with: region });
         assert_eq!(stage.host.pins(), calls);
         assert_eq!(stage.lookup(5, 1), None);
-        stage.register_in(&request(5, 1), &stage.memory[free..free + 10]).unwrap();
+        stage.register_in(&request(5, 1), &stage.memory[free..free + HEADER_WORDS + 1]).unwrap();
         stage.unregister(region).unwrap();
         assert_eq!(stage.register(7, 3000).unwrap().used, 1);
     }

@@ -1,3 +1,4 @@
+use crate::table::layout::HEADER_WORDS;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -90,7 +91,7 @@ proptest! {
     fn the_need_is_exact_for_every_size(first in 1u64..5000, pieces in pieces()) {
         let generous = words(40_000);
         let need = fill(&PinTable::new(&generous).unwrap(), first, &pieces).unwrap();
-        for size in (9..need).step_by(1 + need / 50) {
+        for size in (HEADER_WORDS..need).step_by(1 + need / 50) {
             let short = words(size);
             let table = PinTable::new(&short).unwrap();
             prop_assert_eq!(fill(&table, first, &pieces), Err(need));
@@ -106,7 +107,7 @@ proptest! {
 fn what_was_recorded_before_the_words_ran_out_is_still_there() {
     // One coarse node that a single page makes finer than the words allow.
     let pieces = [(0x1000, 256), (0x9000, 1)];
-    let words = words(9 + 2 + 2);
+    let words = words(HEADER_WORDS + 2 + 2);
     let table = PinTable::new(&words).unwrap();
     let geometry = table.begin(&request(0x200, 700), Keeper::Frames).unwrap();
     let mut filler = Filler::new(table, geometry);
@@ -128,7 +129,7 @@ fn bytes_per_page(order: u32) -> f64 {
     let pieces: Vec<(u64, u64)> =
         (0..pages >> order).map(|i| ((i * 7919 % 4096) << order, 1 << order)).collect();
     let used = fill(&table, 1 << 18, &pieces).unwrap();
-    ((used - 9) * 8) as f64 / pages as f64
+    ((used - HEADER_WORDS) * 8) as f64 / pages as f64
 }
 
 #[test]
@@ -143,9 +144,9 @@ fn the_table_is_as_small_as_the_folios_are_large() {
 fn a_region_inside_a_large_folio_is_one_entry() {
     // Starts and ends in the middle of a 1 GiB folio.
     let (first, pages) = ((1 << 18) + 0x123, 0x20_000);
-    let words = words(9 + 257);
+    let words = words(HEADER_WORDS + 257);
     let table = PinTable::new(&words).unwrap();
-    assert_eq!(fill(&table, first, &[(0x40_0123, pages)]), Ok(9 + 257));
+    assert_eq!(fill(&table, first, &[(0x40_0123, pages)]), Ok(HEADER_WORDS + 257));
     check(&table, first, &[(0x40_0123, pages)]);
 }
 

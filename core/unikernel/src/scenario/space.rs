@@ -98,7 +98,7 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
         let mut buffer = heapless::Vec::<UnmappedRun, RUNS>::new();
         while let Some(unmapped) = replace.step(memory, &mut buffer).expect("tables in order") {
             unit.flush(unmapped.range());
-            let quiesced = unmapped.flushed(memory).expect("tables in order");
+            let quiesced = unmapped.flushed(memory);
             let runs = quiesced.runs().iter();
             back.extend(runs.map(|run| IoRun { addr: run.addr, bytes: run.bytes }));
         }
