@@ -57,10 +57,7 @@ impl<F: IoFormat> IoPageTable<F> {
         let (grant, runs) = (Grant { access, flags }, runs.into_iter());
         let tree = self.tree();
         let bytes = check(tree, start, runs.clone(), grant)?;
-        let cursor = Cursor::new(tree, tables)?.making(&self.linking);
-        let budget = Budget::new(tables, bytes >> tree.0.base().raw());
-        let mut writer =
-            Writer { live: &self.live, cursor, budget, grant, start: start.raw(), at: start.raw() };
+        let mut writer = Writer::new(self, tree, tables, (start, bytes), grant)?;
         for run in runs {
             let mut run = *run.borrow();
             while run.bytes > 0 {
@@ -88,6 +85,7 @@ pub(super) fn check<F: IoFormat>(
     let last = format.last().raw();
     let mut room = last.checked_sub(at).ok_or(IoptError::OutsideAperture { at: start })?;
     let mut full = false;
+    let pages = Pages::new(&format, root, grant);
     for run in runs {
         let run = run.borrow();
         let here = Iova::new(at);
@@ -102,7 +100,7 @@ pub(super) fn check<F: IoFormat>(
         let end = run.addr.checked_add(others);
         let end = end.ok_or(EncodeError::Address { addr: run.addr });
         for addr in [Ok(run.addr), end.map(|end| end.align_down(base))] {
-            let said = addr.and_then(|addr| says(&format, root, addr, grant));
+            let said = addr.and_then(|addr| pages.encode(&format, addr));
             said.map_err(|why| IoptError::Encode { at: here, why })?;
         }
         full = others == room;
@@ -112,19 +110,43 @@ pub(super) fn check<F: IoFormat>(
     Ok(at.wrapping_sub(start.raw()))
 }
 
-/// Whether the format has a leaf of the smallest size for it.
-fn says<F: IoFormat>(
-    format: &F,
-    root: IoTable,
-    addr: PhysAddr,
+/// The entries of pages of the smallest size, for one grant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pages {
+    /// What the tables look like that they are in, wherever those are.
+    table: IoTable,
     grant: Grant,
-) -> Result<u64, EncodeError> {
-    let mut table = root;
-    while table.shift > format.base() {
-        let Some(next) = format.below(&table, table.base) else { break };
-        table = next;
+    /// The entry of the page at address 0, and the bits that another address adds in its own place.
+    zero: Result<u64, EncodeError>,
+    address: u64,
+}
+
+impl Pages {
+    pub(super) fn new<F: IoFormat>(format: &F, root: IoTable, grant: Grant) -> Self {
+        let mut table = root;
+        while table.shift > format.base() {
+            let Some(next) = format.below(&table, table.base) else { break };
+            table = next;
+        }
+        let leaf = grant.leaf(PhysAddr::new(0), table.shift);
+        let zero = format.encode(&table, 0, IoEntry::Leaf(leaf));
+        Self { table, grant, zero, address: format.address_bits(&table) }
     }
-    format.encode(&table, 0, IoEntry::Leaf(grant.leaf(addr, table.shift)))
+
+    /// The entry of the page at an address.
+    #[inline]
+    fn encode<F: IoFormat>(&self, format: &F, addr: PhysAddr) -> Result<u64, EncodeError> {
+        match self.zero {
+            Ok(zero) if addr.raw() & !self.address == 0 => Ok(zero | addr.raw()),
+            _ => self.encode_wide(format, addr),
+        }
+    }
+
+    #[cold]
+    fn encode_wide<F: IoFormat>(&self, format: &F, addr: PhysAddr) -> Result<u64, EncodeError> {
+        let leaf = self.grant.leaf(addr, self.table.shift);
+        format.encode(&self.table, 0, IoEntry::Leaf(leaf))
+    }
 }
 
 /// What stands in the way.
@@ -141,15 +163,31 @@ pub(super) enum Met<'m> {
 pub(super) struct Writer<'m, F: IoFormat, T: IoTables> {
     pub(super) live: &'m Word,
     pub(super) cursor: Cursor<'m, F, T>,
-    pub(super) budget: Budget<'m, T>,
-    pub(super) grant: Grant,
+    budget: Budget<'m, T>,
+    grant: Grant,
+    pages: Pages,
     /// Where it began.
-    pub(super) start: u64,
+    start: u64,
     /// Where it stands.
     pub(super) at: u64,
 }
 
 impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
+    /// Maps so many bytes.
+    pub(super) fn new(
+        table: &'m IoPageTable<F>,
+        tree: (F, IoTable),
+        tables: &'m T,
+        (start, bytes): (Iova, u64),
+        grant: Grant,
+    ) -> Result<Self, IoptError> {
+        let cursor = Cursor::new(tree, tables)?.making(&table.linking);
+        let budget = Budget::new(tables, bytes >> tree.0.base().raw());
+        let pages = Pages::new(&tree.0, tree.1, grant);
+        let at = start.raw();
+        Ok(Self { live: &table.live, cursor, budget, grant, pages, start: at, at })
+    }
+
     /// Maps the beginning of a run, as many leaves as can be written at once, and takes it off the run, also
     /// with an error. Says which leaf is in the way, if one is.
     pub(super) fn step(&mut self, run: &mut IoRun) -> Result<Met<'m>, IoptError> {
@@ -159,6 +197,9 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
             return Ok(Met::Leaf(leaf, at, level));
         }
         let table = &level.table;
+        if run.bytes == table.shift.bytes() && table.shift == self.pages.table.shift {
+            return self.page(&level, run).map(|()| Met::Nothing);
+        }
         let Some(size) = largest(&format, table, at | run.addr.raw(), run.bytes) else {
             return self.below(&level, run).map(|()| Met::Nothing);
         };
@@ -172,6 +213,16 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
             Some(size) => self.leaves(&level, size, size.bytes(), run),
             None => self.below(&level, run).map(|()| Met::Nothing),
         }
+    }
+
+    /// Maps a run of one page in an entry that says nothing: with scattered memory, all are so.
+    fn page(&mut self, level: &Level<'m>, run: &mut IoRun) -> Result<(), IoptError> {
+        let (format, place) = (&self.cursor.format, level.place(self.at));
+        let raw = self.pages.encode(format, run.addr);
+        let raw = raw.map_err(|why| IoptError::Encode { at: Iova::new(self.at), why })?;
+        level.view.store(place, tree::in_memory(format, raw));
+        self.cursor.wrote(place, 1);
+        self.went(run, level.table.shift.bytes(), 1)
     }
 
     /// Writes leaves of one size one behind the other, up to where something stands.

@@ -7,7 +7,7 @@ use pinfold_arch::addr::index;
 use pinfold_arch::{Access, IoFlags, IoFormat, IoLeaf, Iova, PhysAddr};
 
 use super::map::{Grant, Leaves, Met, Writer, check, largest};
-use super::tree::{Budget, Cursor, Detached, Level};
+use super::tree::{Detached, Level};
 use super::unmap::{self, Taken, Taker};
 use super::{IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun, split};
 use crate::host::IoTables;
@@ -93,15 +93,9 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
             return Err(IoptError::NoBuffer);
         }
         let tree = self.table.tree();
-        let left = self.range.last().raw().wrapping_sub(from) >> tree.0.base().raw();
-        let mut writer = Writer {
-            live: &self.table.live,
-            cursor: Cursor::new(tree, tables)?.making(&self.table.linking),
-            budget: Budget::new(tables, left.wrapping_add(1)),
-            grant: self.grant,
-            start: from,
-            at: from,
-        };
+        let bytes = self.range.last().raw().wrapping_sub(from).wrapping_add(1);
+        let mut writer =
+            Writer::new(self.table, tree, tables, (Iova::new(from), bytes), self.grant)?;
         let result = self.go_on(tables, &mut writer, runs);
         let (mut last, at) = (writer.at.wrapping_sub(1), writer.at);
         drop(writer);

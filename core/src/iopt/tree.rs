@@ -163,23 +163,20 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
     #[inline]
     pub(super) fn find(&mut self, at: u64) -> Result<(Level<'m>, IoEntry), IoptError> {
         self.climb(at);
+        let corrupt = IoptError::Corrupt { at: Iova::new(at), raw: 0 };
+        let mut level = self.path.last().map(|(level, _)| *level).ok_or(corrupt)?;
         loop {
-            let level = self.lowest(at)?;
             match entry(&self.format, &level.table, &level.view, Iova::new(at))? {
                 IoEntry::Table(next, _) => {
                     if self.finds_unsaid() {
                         self.wrote(level.place(at), 1);
                     }
-                    self.push(Level::new(self.tables, next, at)?)?;
+                    level = Level::new(self.tables, next, at)?;
+                    self.push(level)?;
                 }
                 found => return Ok((level, found)),
             }
         }
-    }
-
-    fn lowest(&self, at: u64) -> Result<Level<'m>, IoptError> {
-        let corrupt = IoptError::Corrupt { at: Iova::new(at), raw: 0 };
-        self.path.last().map(|(level, _)| *level).ok_or(corrupt)
     }
 
     /// Leaves the tables that do not map an address, but for the top one.

@@ -239,40 +239,52 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
         }
     }
 
-    /// Takes out the leaf at `at` and those behind it in the same table that continue it, and says how many
-    /// entries they had; `None` if there is no room for it.
+    /// Takes out the leaf at `at` and those behind it in the same table, and says how many entries they had;
+    /// `None` if there is no room for the first.
     fn leaves(
         &mut self,
         level: &Level<'m>,
-        leaf: IoLeaf,
+        mut leaf: IoLeaf,
         runs: &mut heapless::vec::VecView<UnmappedRun>,
     ) -> Result<Option<usize>, IoptError> {
         let (format, table) = (self.cursor.format, &level.table);
-        let (at, addr) = (Iova::new(self.at), leaf.addr);
-        let mut run =
-            UnmappedRun { at, addr, bytes: 0, dirty: leaf.access.contains(Access::WRITE) };
-        let joins = runs.last().is_some_and(|last| last.joins(&run));
-        if runs.is_full() && (self.tracking || !joins) {
-            return Ok(None);
-        }
         let absent = tree::in_memory(&format, tree::absent(&format, table, Iova::new(self.at))?);
-        let (place, per_leaf) = (level.place(self.at), index(leaf.entries(table)));
-        let words = level.view.words_from(place, per_leaf);
-        let mut entries = per_leaf;
-        if self.tracking {
-            run.dirty = exchange(&format, table, words, absent);
-        } else if per_leaf > 1 {
-            words.iter().for_each(|word| word.store(absent, Ordering::Release));
-        } else {
-            let end = self.range.last().raw().min(level.last());
-            let most = ((end - self.at) >> table.shift.raw()).min(self.budget.most() - 1);
-            let words = level.view.words_from(place, index(most + 1));
-            entries = sweep(&format, table, words, absent);
+        let place = level.place(self.at);
+        let end = self.range.last().raw().min(level.last());
+        let most = ((end - self.at) >> table.shift.raw()).min(self.budget.most() - 1);
+        let words = level.view.words_from(place, index(most + 1));
+        let mut done = 0;
+        loop {
+            let at = Iova::new(self.at.wrapping_add((done as u64) << table.shift.raw()));
+            let dirty = leaf.access.contains(Access::WRITE);
+            let mut run = UnmappedRun { at, addr: leaf.addr, bytes: 0, dirty };
+            let joins = runs.last().is_some_and(|last| last.joins(&run));
+            if runs.is_full() && (self.tracking || !joins) {
+                break;
+            }
+            let per_leaf = index(leaf.entries(table));
+            let rest = level.view.words_from(place.saturating_add(done), per_leaf);
+            let entries = if self.tracking {
+                run.dirty = exchange(&format, table, rest, absent);
+                per_leaf
+            } else if per_leaf > 1 {
+                rest.iter().for_each(|word| word.store(absent, Ordering::Release));
+                per_leaf
+            } else {
+                sweep(&format, table, words.get(done..).unwrap_or_default(), absent)
+            };
+            run.bytes = (entries as u64) << table.shift.raw();
+            join(runs, run);
+            done += entries;
+            let Some(next) = words.get(done) else { break };
+            let next = tree::in_memory(&format, next.load(Ordering::Acquire));
+            match format.decode(table, next) {
+                IoEntry::Leaf(next) => leaf = next,
+                _ => break,
+            }
         }
-        self.cursor.wrote(place, entries);
-        run.bytes = (entries as u64) << table.shift.raw();
-        join(runs, run);
-        Ok(Some(entries))
+        self.cursor.wrote(place, done);
+        Ok((done > 0).then_some(done))
     }
 
     /// Leaves the lowest table, and takes it out of the one above if the range covers all that it can map.
@@ -313,7 +325,7 @@ fn sweep<F: IoFormat>(format: &F, table: &IoTable, words: &[Word], absent: u64) 
     // Release: whoever maps here afterwards does so behind this.
     first.store(absent, Ordering::Release);
     // Up to where the address would go out of its place.
-    let room = (address - (raw & address)) / step;
+    let room = (address - (raw & address)) >> table.shift.raw();
     let rest = rest.get(..index(room)).unwrap_or(rest);
     let differs = |word: &Word, expected: u64| {
         (tree::in_memory(format, word.load(Ordering::Relaxed)) ^ expected) & !marks
