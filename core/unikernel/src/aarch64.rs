@@ -38,6 +38,9 @@ const HOST_BITS: u8 = 44;
 const SHAPES: [(Granule, [u8; 2]); 3] =
     [(Granule::Size4K, [39, 48]), (Granule::Size16K, [39, 47]), (Granule::Size64K, [42, 48])];
 
+/// Random calls for each format.
+const CALLS: u32 = 100;
+
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
     let start = NonNull::new(with_exposed_provenance_mut((RAM + memory::START) as usize));
@@ -62,7 +65,7 @@ extern "C" fn main() -> ! {
             let format = Smmu::stage1(granule, bits, HOST_BITS).expect("a shape that exists");
             // QEMU 7.2 takes addresses beyond 48 bits for lower ones.
             let blind = Blind { beyond: bits == 48, ..Blind::default() };
-            scenario::run(&mut stage, &mut unit, format, blind);
+            scenario::run(&mut stage, &mut unit, format, blind, CALLS);
         }
     }
     exit(stage.report.end())

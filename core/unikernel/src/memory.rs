@@ -61,6 +61,12 @@ impl Memory {
         PhysAddr::new(self.base + WINDOW)
     }
 
+    /// All memory for data: start and length.
+    #[must_use]
+    pub const fn data(&self) -> (PhysAddr, u64) {
+        (PhysAddr::new(self.base + DATA), DATA_BYTES)
+    }
+
     /// A page of memory of this size, and the part of it that is for data: start and length. Bits of its address
     /// differ as much as its size allows.
     #[must_use]

@@ -65,7 +65,7 @@ extern "C" fn main(data: u64, entry: u64) -> ! {
         stage.report.heading(format_args!("PHB4, pages of 1 << {page}, {levels} levels"));
         // QEMU wraps addresses beyond the window, and keeps no TCEs.
         let blind = Blind { beyond: true, keeps: true };
-        scenario::run(&mut stage, &mut unit, format, blind);
+        scenario::run(&mut stage, &mut unit, format, blind, 0);
     }
     exit(stage.report.end())
 }

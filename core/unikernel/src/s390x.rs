@@ -24,6 +24,9 @@ pub(crate) use instructions::stop as exit;
 
 core::arch::global_asm!(include_str!("s390x/start.s"));
 
+/// Random calls for each format.
+const CALLS: u32 = 300;
+
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
     console::open();
@@ -41,7 +44,7 @@ extern "C" fn main() -> ! {
     let format = Zpci::new(3).expect("levels that exist");
     // QEMU drops what is beyond without a word.
     let blind = Blind { beyond: true, ..Blind::default() };
-    scenario::run(&mut stage, &mut function, format, blind);
+    scenario::run(&mut stage, &mut function, format, blind, CALLS);
     exit(stage.report.end())
 }
 

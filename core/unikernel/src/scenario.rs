@@ -13,6 +13,7 @@ mod changes;
 mod holes;
 mod leaves;
 mod probe;
+mod random;
 mod rights;
 mod space;
 mod stage;
@@ -38,8 +39,14 @@ pub struct Blind {
     pub keeps: bool,
 }
 
-/// All checks of one format on one IOMMU. The device is blocked afterwards.
-pub fn run<U: Iommu>(stage: &mut Stage<'_, '_>, unit: &mut U, format: U::Format, blind: Blind) {
+/// All checks of one format on one IOMMU, with so many random calls. The device is blocked afterwards.
+pub fn run<U: Iommu>(
+    stage: &mut Stage<'_, '_>,
+    unit: &mut U,
+    format: U::Format,
+    blind: Blind,
+    calls: u32,
+) {
     let before = stage.memory.tables();
     let mut space = Space::new(stage, unit, format);
     leaves::each_size(&mut space, blind);
@@ -48,6 +55,9 @@ pub fn run<U: Iommu>(stage: &mut Stage<'_, '_>, unit: &mut U, format: U::Format,
     walls::first_and_last(&mut space, blind);
     changes::split(&mut space);
     changes::replace(&mut space);
+    if calls > 0 {
+        random::calls(&mut space, calls);
+    }
     changes::grow(&mut space);
     walls::without_tables(space);
     let left = stage.memory.tables();

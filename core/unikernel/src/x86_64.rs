@@ -32,6 +32,9 @@ const DEVICES: u32 = 0xe000_0000;
 /// Any width of host addresses that has all memory will do.
 const HOST_BITS: u8 = 39;
 
+/// Random calls for each format.
+const CALLS: u32 = 100;
+
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
     let start = NonNull::new(with_exposed_provenance_mut(memory::START as usize));
@@ -75,7 +78,7 @@ fn vtd(stage: &mut Stage<'_, '_>, device: u8) {
         {
             unit.set_invalidation(invalidation);
             stage.report.heading(format_args!("VT-d, {levels} levels, invalidation by {name}"));
-            scenario::run(stage, &mut unit, format(levels), Blind::default());
+            scenario::run(stage, &mut unit, format(levels), Blind::default(), CALLS);
         }
     }
 }
@@ -87,6 +90,6 @@ fn amdvi(stage: &mut Stage<'_, '_>, device: u8) {
     for levels in 3..=6 {
         stage.report.heading(format_args!("AMD-Vi, {levels} levels"));
         let format = AmdVi::new(levels).expect("levels that exist");
-        scenario::run(stage, &mut unit, format, Blind { beyond: true, ..Blind::default() });
+        scenario::run(stage, &mut unit, format, Blind { beyond: true, ..Blind::default() }, CALLS);
     }
 }

@@ -38,24 +38,14 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
 
     /// Device writes to `at` arrive at `addr` and not beside it.
     pub(super) fn writes(&mut self, at: Iova, addr: PhysAddr, what: Arguments<'_>) {
-        let words = self.fill_buffer();
-        let beside = beside(addr);
-        let quiet = beside.map(|addr| self.put(addr));
-        self.stage.device.write(at.raw());
-        let arrived = self.get(addr) == Some(words);
-        let alone = beside.map(|addr| self.get(addr)) == quiet;
-        let silent = !matches!(self.unit.faults(), Faults::First { .. });
-        let holds = arrived && alone && silent;
+        let holds = self.can_write(at, addr);
         self.stage.report.check(holds, format_args!("{what}: the device writes"));
     }
 
     /// Device reads at `at` get what is at `addr`.
     pub(super) fn reads(&mut self, at: Iova, addr: PhysAddr, what: Arguments<'_>) {
-        let words = self.put(addr);
-        self.stage.device.read(at.raw());
-        let silent = !matches!(self.unit.faults(), Faults::First { .. });
-        let arrived = words.is_some() && self.empty_buffer() == words;
-        self.stage.report.check(arrived && silent, format_args!("{what}: the device reads"));
+        let holds = self.can_read(at, addr);
+        self.stage.report.check(holds, format_args!("{what}: the device reads"));
     }
 
     /// Device writes to `at` do not arrive; if they did, it would be at `addr`.
@@ -66,11 +56,7 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
         said: Said,
         what: Arguments<'_>,
     ) {
-        self.fill_buffer();
-        self.unit.faults();
-        let before = self.put(addr);
-        self.stage.device.write(at.raw());
-        let holds = self.get(addr) == before && self.said(at, true, said);
+        let holds = self.cannot_write(at, addr, said);
         self.stage.report.check(holds, format_args!("{what}: a write is blocked"));
     }
 
@@ -82,11 +68,45 @@ impl<U: Iommu> Probe<'_, '_, '_, U> {
         said: Said,
         what: Arguments<'_>,
     ) {
+        let holds = self.cannot_read(at, addr, said);
+        self.stage.report.check(holds, format_args!("{what}: a read is blocked"));
+    }
+
+    /// What [`writes`](Self::writes) reports.
+    pub(super) fn can_write(&mut self, at: Iova, addr: PhysAddr) -> bool {
+        let words = self.fill_buffer();
+        let beside = beside(addr);
+        let quiet = beside.map(|addr| self.put(addr));
+        self.stage.device.write(at.raw());
+        let arrived = self.get(addr) == Some(words);
+        let alone = beside.map(|addr| self.get(addr)) == quiet;
+        let silent = !matches!(self.unit.faults(), Faults::First { .. });
+        arrived && alone && silent
+    }
+
+    /// What [`reads`](Self::reads) reports.
+    pub(super) fn can_read(&mut self, at: Iova, addr: PhysAddr) -> bool {
+        let words = self.put(addr);
+        self.stage.device.read(at.raw());
+        let silent = !matches!(self.unit.faults(), Faults::First { .. });
+        words.is_some() && self.empty_buffer() == words && silent
+    }
+
+    /// What [`blocks_write`](Self::blocks_write) reports.
+    pub(super) fn cannot_write(&mut self, at: Iova, addr: PhysAddr, said: Said) -> bool {
+        self.fill_buffer();
+        self.unit.faults();
+        let before = self.put(addr);
+        self.stage.device.write(at.raw());
+        self.get(addr) == before && self.said(at, true, said)
+    }
+
+    /// What [`blocks_read`](Self::blocks_read) reports.
+    pub(super) fn cannot_read(&mut self, at: Iova, addr: PhysAddr, said: Said) -> bool {
         self.fill_buffer();
         let secret = self.put(addr);
         self.stage.device.read(at.raw());
-        let holds = self.said(at, false, said) && self.empty_buffer() != secret;
-        self.stage.report.check(holds, format_args!("{what}: a read is blocked"));
+        self.said(at, false, said) && self.empty_buffer() != secret
     }
 
     /// Whether the IOMMU says what it must of an access that it blocked.

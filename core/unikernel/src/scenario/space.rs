@@ -83,6 +83,20 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
         probe.stage.report.check(all, format_args!("unmapping at {at} gives the memory back"));
     }
 
+    /// Unmaps and flushes a range, and says how many bytes came back.
+    pub(super) fn take(&mut self, at: Iova, bytes: u64) -> Result<u64, IoptError> {
+        let Probe { stage, unit } = &mut self.probe;
+        let range = IovaRange::new(at, bytes).expect("a range");
+        let (memory, mut sum) = (stage.memory, 0);
+        let mut unmap = self.table.unmap(memory, range)?;
+        let mut back = heapless::Vec::<UnmappedRun, RUNS>::new();
+        while let Some(unmapped) = unmap.step(memory, &mut back)? {
+            unit.flush(unmapped.range());
+            sum += unmapped.flushed(memory).runs().iter().map(|run| run.bytes).sum::<u64>();
+        }
+        Ok(sum)
+    }
+
     /// Splits what reaches over an end of these bytes, and flushes nothing.
     pub(super) fn split(&mut self, at: Iova, bytes: u64) -> Result<(), IoptError> {
         let range = IovaRange::new(at, bytes).expect("a range");
