@@ -136,10 +136,20 @@ impl Pages {
     /// The entry of the page at an address.
     #[inline]
     fn encode<F: IoFormat>(&self, format: &F, addr: PhysAddr) -> Result<u64, EncodeError> {
-        match self.zero {
-            Ok(zero) if addr.raw() & !self.address == 0 => Ok(zero | addr.raw()),
-            _ => self.encode_wide(format, addr),
-        }
+        self.known(addr).map_or_else(|| self.encode_wide(format, addr), Ok)
+    }
+
+    /// The same, where all that another address changes is known.
+    #[inline]
+    fn known(&self, addr: PhysAddr) -> Option<u64> {
+        let zero = self.zero.ok().filter(|_| addr.raw() & !self.address == 0)?;
+        Some(zero | addr.raw())
+    }
+
+    /// The entry of a leaf, if that is such a page.
+    fn of(&self, table: &IoTable, leaf: IoLeaf) -> Option<u64> {
+        let smallest = leaf.shift == table.shift && leaf.shift == self.table.shift;
+        if smallest { self.known(leaf.addr) } else { None }
     }
 
     #[cold]
@@ -238,7 +248,8 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         let per_leaf = leaf.entries(table);
         let entries = (bytes >> table.shift.raw()).min(self.budget.most().max(per_leaf));
         let words = level.view.words_from(place, index(entries / per_leaf * per_leaf));
-        let leaves = Leaves::new(&self.cursor.format, table, self.at, leaf)?;
+        let mut leaves = Leaves::new(&self.cursor.format, table, self.at, leaf)?;
+        leaves.start = self.pages.of(table, leaf);
         let mut done = 0;
         let met = leaves.write(words, &mut done).map(|met| match met {
             None => Met::Nothing,
@@ -325,7 +336,7 @@ pub(super) fn largest<F: IoFormat>(
 
 /// Bytes from `at` to where the table ends, or where leaves of the next larger size can begin.
 fn stretch<F: IoFormat>(format: &F, level: &Level<'_>, at: u64, addr: u64, size: PageShift) -> u64 {
-    let to_end = (level.last() - at).saturating_add(1);
+    let to_end = (level.last - at).saturating_add(1);
     let larger = format.leaf_sizes(&level.table).above(size);
     // Both addresses must come to a multiple of it at the same time.
     match larger.filter(|larger| (at ^ addr) & larger.mask() == 0) {
@@ -343,6 +354,8 @@ pub(super) struct Leaves<'t, F> {
     at: u64,
     first: u32,
     leaf: IoLeaf,
+    /// The value of the first, if it is known already.
+    start: Option<u64>,
     /// What an entry without a meaning is.
     absent: u64,
 }
@@ -355,7 +368,8 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         leaf: IoLeaf,
     ) -> Result<Self, IoptError> {
         let absent = tree::absent(format, table, Iova::new(at))?;
-        Ok(Self { format, table, at, first: table.index(Iova::new(at)), leaf, absent })
+        let first = table.index(Iova::new(at));
+        Ok(Self { format, table, at, first, leaf, start: None, absent })
     }
 
     fn iova(&self, entry: u64) -> Iova {
@@ -382,7 +396,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         if moves & !self.format.address_bits(table) != 0 {
             return Ok(None);
         }
-        let first = self.encode(0)?;
+        let first = self.start.map_or_else(|| self.encode(0), Ok)?;
         let within = match leaf.entries(table) {
             1 => leaf.shift.bytes(),
             _ => self.encode(1)?.wrapping_sub(first),
@@ -439,30 +453,50 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
     /// come to the end.
     fn write(&self, words: &[Word], done: &mut u64) -> Result<Option<(u64, IoEntry)>, IoptError> {
         let per_leaf = index(self.leaf.entries(self.table));
-        let series = self.series(words.len())?;
-        if per_leaf > 1 || series.is_none() {
-            return self.groups(words, per_leaf, series, done);
+        match self.series(words.len())? {
+            // The order of bytes is chosen here and not word by word.
+            Some(series) if per_leaf == 1 && self.format.big_endian() => {
+                self.lines(words, series, done, u64::to_be)
+            }
+            Some(series) if per_leaf == 1 => self.lines(words, series, done, u64::to_le),
+            series => self.groups(words, per_leaf, series, done),
         }
-        // Line by line: looking at eight words at once is as good as free.
-        let series = series.unwrap_or(Series { first: 0, within: 0, step: 0 });
-        let absent = tree::in_memory(self.format, self.absent);
-        let first = (tree::LINE - index(u64::from(self.first)) % tree::LINE) % tree::LINE;
+    }
+
+    /// The same line by line: to look at eight words at once is as good as free.
+    #[inline(always)]
+    fn lines(
+        &self,
+        words: &[Word],
+        series: Series,
+        done: &mut u64,
+        in_memory: impl Fn(u64) -> u64,
+    ) -> Result<Option<(u64, IoEntry)>, IoptError> {
+        let absent = in_memory(self.absent);
+        let first = index(u64::from(self.first).wrapping_neg()) % tree::LINE;
         let (front, rest) = words.split_at(first.min(words.len()));
         let (lines, behind) = rest.as_chunks::<{ tree::LINE }>();
-        if let Some(met) = self.groups(front, 1, Some(series), done)? {
+        if !front.is_empty()
+            && let Some(met) = self.groups(front, 1, Some(series), done)?
+        {
             return Ok(Some(met));
         }
         for line in lines {
             let other =
                 line.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed) ^ absent);
             if other == 0 {
-                self.store_all(line, series.leaf(*done), series.step);
+                let mut raw = series.leaf(*done);
+                for word in line {
+                    // Release: the IOMMU finds memory that was there before its entry.
+                    word.store(in_memory(raw), Ordering::Release);
+                    raw = raw.wrapping_add(series.step);
+                }
                 *done += line.len() as u64;
             } else if let Some(met) = self.groups(line, 1, Some(series), done)? {
                 return Ok(Some(met));
             }
         }
-        self.groups(behind, 1, Some(series), done)
+        if behind.is_empty() { Ok(None) } else { self.groups(behind, 1, Some(series), done) }
     }
 
     /// The same leaf by leaf.

@@ -47,25 +47,21 @@ pub(super) fn entry<F: IoFormat>(
 pub(super) struct Level<'m> {
     pub(super) table: IoTable,
     pub(super) view: TableView<'m>,
-    /// The first address that it maps.
+    /// The first address that it maps, and the last.
     pub(super) start: u64,
+    pub(super) last: u64,
 }
 
 impl<'m> Level<'m> {
     fn new<T: IoTables>(tables: &'m T, table: IoTable, at: u64) -> Result<Self, IoptError> {
         let view = view(tables, &table, Iova::new(at))?;
         let span = u32::from(table.shift.raw()) + u32::from(table.bits);
-        Ok(Self { table, view, start: at & u64::MAX.checked_shl(span).unwrap_or(0) })
-    }
-
-    /// The last address that it maps.
-    pub(super) fn last(&self) -> u64 {
-        let span = u32::from(self.table.shift.raw()) + u32::from(self.table.bits);
-        self.start | u64::MAX.checked_shl(span).map_or(u64::MAX, |above| !above)
+        let above = u64::MAX.checked_shl(span).unwrap_or(0);
+        Ok(Self { table, view, start: at & above, last: at | !above })
     }
 
     fn maps(&self, at: u64) -> bool {
-        self.start <= at && at <= self.last()
+        self.start <= at && at <= self.last
     }
 
     /// The index of the entry for an address.
@@ -198,7 +194,7 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
     /// The last address of the lowest table; `None` in the top one.
     pub(super) fn ends(&self) -> Option<u64> {
         let below = self.path.get(1..)?.last()?;
-        Some(below.0.last())
+        Some(below.0.last)
     }
 
     /// Entries of the lowest table were written.

@@ -250,7 +250,7 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
         let (format, table) = (self.cursor.format, &level.table);
         let absent = tree::in_memory(&format, tree::absent(&format, table, Iova::new(self.at))?);
         let place = level.place(self.at);
-        let end = self.range.last().raw().min(level.last());
+        let end = self.range.last().raw().min(level.last);
         let most = ((end - self.at) >> table.shift.raw()).min(self.budget.most() - 1);
         let words = level.view.words_from(place, index(most + 1));
         let mut done = 0;
@@ -290,7 +290,7 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
     /// Leaves the lowest table, and takes it out of the one above if the range covers all that it can map.
     fn detach(&mut self) {
         let Some((above, below, level)) = self.cursor.leave() else { return };
-        let (start, last) = (Iova::new(below.start), Iova::new(below.last()));
+        let (start, last) = (Iova::new(below.start), Iova::new(below.last));
         if !self.detaches || !self.range.covers(start, last) {
             return;
         }
@@ -317,19 +317,34 @@ pub(super) fn exchange<F: IoFormat>(format: &F, table: &IoTable, words: &[Word],
 /// Takes out the leaf in the first of these words and those behind it that continue it: all is the same but
 /// the address, in its own place, and marks. Says how many.
 fn sweep<F: IoFormat>(format: &F, table: &IoTable, words: &[Word], absent: u64) -> usize {
+    // The order of bytes is chosen here and not word by word.
+    if format.big_endian() {
+        sweep_as(format, table, words, absent, u64::to_be)
+    } else {
+        sweep_as(format, table, words, absent, u64::to_le)
+    }
+}
+
+#[inline(always)]
+fn sweep_as<F: IoFormat>(
+    format: &F,
+    table: &IoTable,
+    words: &[Word],
+    absent: u64,
+    in_memory: impl Fn(u64) -> u64,
+) -> usize {
     let (step, address) = (table.shift.bytes(), format.address_bits(table));
     let (Some((first, rest)), marks) = (words.split_first(), format.volatile_bits()) else {
         return 0;
     };
-    let raw = tree::in_memory(format, first.load(Ordering::Relaxed)) & !marks;
+    let raw = in_memory(first.load(Ordering::Relaxed)) & !marks;
     // Release: whoever maps here afterwards does so behind this.
     first.store(absent, Ordering::Release);
     // Up to where the address would go out of its place.
     let room = (address - (raw & address)) >> table.shift.raw();
     let rest = rest.get(..index(room)).unwrap_or(rest);
-    let differs = |word: &Word, expected: u64| {
-        (tree::in_memory(format, word.load(Ordering::Relaxed)) ^ expected) & !marks
-    };
+    let differs =
+        |word: &Word, expected: u64| (in_memory(word.load(Ordering::Relaxed)) ^ expected) & !marks;
     let (lines, _) = rest.as_chunks::<{ tree::LINE }>();
     let (mut done, mut expected) = (0, raw.wrapping_add(step));
     for line in lines {
