@@ -34,7 +34,9 @@ pub trait Iommu {
     fn flush(&mut self, range: IovaRange);
 
     /// Whether it may have kept that nothing was mapped: then it must be flushed after `map`, too.
-    fn keeps_absence(&self) -> bool;
+    fn keeps_absence(&self) -> bool {
+        false
+    }
 
     /// What it says of accesses that it blocked, and forgets.
     fn faults(&mut self) -> Faults;

@@ -55,7 +55,7 @@ impl Memory {
         at
     }
 
-    /// A page of up to 64 KiB for what the device's buffer holds.
+    /// A page, of whatever size tables have, for what the device's buffer holds.
     #[must_use]
     pub const fn window(&self) -> PhysAddr {
         PhysAddr::new(self.base + WINDOW)

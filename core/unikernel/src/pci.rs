@@ -16,12 +16,18 @@ const IDENTITY: u8 = 0;
 const COMMAND: u8 = 4;
 /// Memory space, and being the master of the bus.
 const ENABLE: u32 = 1 << 1 | 1 << 2;
+const CLASS: u8 = 8;
 const BAR0: u8 = 0x10;
 
 /// The function with this vendor and device number.
 pub fn find(config: &mut dyn Config, vendor: u16, device: u16) -> Option<u8> {
     let wanted = u32::from(device) << 16 | u32::from(vendor);
     (0..=u8::MAX).find(|function| config.read(*function, IDENTITY) == wanted)
+}
+
+/// The function of this class and subclass.
+pub fn find_class(config: &mut dyn Config, class: u16) -> Option<u8> {
+    (0..=u8::MAX).find(|function| config.read(*function, CLASS) >> 16 == u32::from(class))
 }
 
 /// Lets a function answer at its first memory area and use the bus. Returns the address of that area:

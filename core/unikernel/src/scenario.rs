@@ -21,7 +21,6 @@ mod walls;
 
 use space::Space;
 pub use space::WINDOW;
-
 pub use stage::Stage;
 
 /// Leaves that are larger than memory cannot be tried.

@@ -24,9 +24,9 @@ core::arch::global_asm!(include_str!("x86_64/start.s"));
 
 /// Where VT-d's registers are.
 const VTD: usize = 0xfed9_0000;
-/// Where AMD-Vi's registers are, and what it is as a PCI device.
+/// Where AMD-Vi's registers are. As a PCI device it is known by its class: its number varies in QEMU.
 const AMDVI: usize = 0xfed8_0000;
-const AMDVI_IDENTITY: [(u16, u16); 2] = [(0x1022, 0x0018), (0x1022, 0x1419)];
+const IOMMU_CLASS: u16 = 0x0806;
 /// Where the firmware would put a device's registers.
 const DEVICES: u32 = 0xe000_0000;
 /// Any width of host addresses that has all memory will do.
@@ -54,8 +54,7 @@ extern "C" fn main() -> ! {
     let mut console = Console;
     let mut stage = Stage::new(&memory, &mut edu, Report::new(&mut console));
     stage.without_iommu();
-    let has = |(vendor, number)| pci::find(&mut ports::Ports, vendor, number).is_some();
-    if AMDVI_IDENTITY.into_iter().any(has) {
+    if pci::find_class(&mut ports::Ports, IOMMU_CLASS).is_some() {
         amdvi(&mut stage, device);
     } else {
         vtd(&mut stage, device);

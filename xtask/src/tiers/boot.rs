@@ -25,7 +25,8 @@ struct Machine {
 /// It is put where its linker script says.
 const STATIC: &str = "-Crelocation-model=static";
 
-const SILENT: &[&str] = &["-display", "none", "-no-reboot", "-serial", "stdio"];
+/// No network either: its adapters want ROMs, which are a package of their own.
+const SILENT: &[&str] = &["-display", "none", "-nic", "none", "-no-reboot", "-serial", "stdio"];
 
 /// With every feature, and the memory that the program expects.
 const FULL: &[&str] = &["-cpu", "max", "-m", "1G"];

@@ -137,10 +137,6 @@ impl Iommu for AmdViUnit<'_> {
         self.wait_for_commands();
     }
 
-    fn keeps_absence(&self) -> bool {
-        false
-    }
-
     /// Its log is not read: QEMU does not write it.
     fn faults(&mut self) -> Faults {
         Faults::Unknown

@@ -172,10 +172,6 @@ impl Iommu for SmmuUnit<'_> {
         self.sync();
     }
 
-    fn keeps_absence(&self) -> bool {
-        false
-    }
-
     fn faults(&mut self) -> Faults {
         let made = self.registers.read32(EVENTS_MADE);
         let taken = self.registers.read32(EVENTS_TAKEN);

@@ -74,13 +74,9 @@ impl Iommu for Phb {
         self.set_window(0);
     }
 
-    /// Of pages firmware forgets more than it is told on this bridge; so all are named.
+    /// Firmware takes pages for all of the group on this bridge; so all is what it is told.
     fn flush(&mut self, _: IovaRange) {
         self.forget();
-    }
-
-    fn keeps_absence(&self) -> bool {
-        false
     }
 
     /// A blocked access would freeze the group; QEMU lets it pass and says nothing.
