@@ -39,7 +39,7 @@ const SHAPES: [(Granule, [u8; 2]); 3] =
     [(Granule::Size4K, [39, 48]), (Granule::Size16K, [39, 47]), (Granule::Size64K, [42, 48])];
 
 /// Random calls for each format.
-const CALLS: u32 = 100;
+const CALLS: u32 = 80;
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {

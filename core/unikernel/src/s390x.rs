@@ -25,7 +25,7 @@ pub(crate) use instructions::stop as exit;
 core::arch::global_asm!(include_str!("s390x/start.s"));
 
 /// Random calls for each format.
-const CALLS: u32 = 300;
+const CALLS: u32 = 200;
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {

@@ -33,7 +33,7 @@ const DEVICES: u32 = 0xe000_0000;
 const HOST_BITS: u8 = 39;
 
 /// Random calls for each format.
-const CALLS: u32 = 100;
+const CALLS: u32 = 80;
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {

@@ -19,6 +19,9 @@ const MIDDLE: u64 = 0x5_0000_0000;
 /// Memory that begins where large leaves can begin has as many pages before it as a multiple of this.
 const ALIKE: u64 = 512;
 
+/// Places where memory does not go on that are looked at.
+const SEAMS: usize = 8;
+
 /// What a page leads to: the number of a page of memory, and what the device may do.
 type Page = Option<(u64, Access)>;
 
@@ -41,6 +44,9 @@ pub(super) fn calls<U: Iommu>(space: &mut Space<'_, '_, '_, U>, calls: u32) {
     for call in 0..calls {
         let [kind, length, place, access, more, ..] = field.space.probe.stage.fresh();
         let range = some(length, place);
+        let seams = field.seams(&range);
+        // What the device has seen must be forgotten.
+        let seen = seams.iter().all(|place| field.is_as_said(*place));
         let holds = if kind % 8 == 0 || field.mapped(&range) == 0 {
             field.map(&range, if access % 4 == 0 { Access::READ } else { Access::all() })
         } else {
@@ -48,10 +54,11 @@ pub(super) fn calls<U: Iommu>(space: &mut Space<'_, '_, '_, U>, calls: u32) {
         };
         let edges = [range.start.wrapping_sub(1), range.start, range.end - 1, range.end];
         let others = [more, more >> 32].map(|place| index(place) % PAGES);
-        let mut places = edges.into_iter().chain(others).filter(|place| *place < PAGES);
+        let mut places =
+            edges.into_iter().chain(others).chain(seams).filter(|place| *place < PAGES);
         let right = places.all(|place| field.is_as_said(place));
         let report = &mut field.space.probe.stage.report;
-        report.check(holds && right, format_args!("random call {call}: pages {range:?}"));
+        report.check(seen && holds && right, format_args!("random call {call}: pages {range:?}"));
     }
     let last = field.take(&(0..PAGES));
     field.space.probe.stage.report.check(last, format_args!("the rest comes back"));
@@ -77,6 +84,20 @@ impl<U: Iommu> Field<'_, '_, '_, '_, U> {
 
     fn mapped(&self, range: &Range<usize>) -> u64 {
         self.pages[range.clone()].iter().flatten().count() as u64
+    }
+
+    /// The first places of a range where memory does not go on behind that of the page before: where one call's
+    /// end may be.
+    fn seams(&self, range: &Range<usize>) -> heapless::Vec<usize, SEAMS> {
+        let mut seams = heapless::Vec::new();
+        for place in range.clone().skip(1) {
+            let before = self.pages[place - 1].map(|(number, access)| (number + 1, access));
+            if self.pages[place] != before {
+                // Further ones are left out.
+                let _ = seams.push(place - 1).and_then(|()| seams.push(place));
+            }
+        }
+        seams
     }
 
     /// Maps two runs of memory one behind the other; refused where something is mapped.

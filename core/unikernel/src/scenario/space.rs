@@ -10,6 +10,8 @@ use crate::iommu::Iommu;
 
 /// Runs that come back from one call.
 const RUNS: usize = 16;
+/// The same, where it shall take many calls.
+const FEW_RUNS: usize = 2;
 /// Where the page is mapped through which the device's buffer is filled and emptied.
 pub const WINDOW: Iova = Iova::new(0x2_4680_0000);
 
@@ -89,7 +91,7 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
         let range = IovaRange::new(at, bytes).expect("a range");
         let (memory, mut sum) = (stage.memory, 0);
         let mut unmap = self.table.unmap(memory, range)?;
-        let mut back = heapless::Vec::<UnmappedRun, RUNS>::new();
+        let mut back = heapless::Vec::<UnmappedRun, FEW_RUNS>::new();
         while let Some(unmapped) = unmap.step(memory, &mut back)? {
             unit.flush(unmapped.range());
             sum += unmapped.flushed(memory).runs().iter().map(|run| run.bytes).sum::<u64>();
