@@ -233,7 +233,8 @@ impl<F: IoFormat> IoPageTable<F> {
     /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody maps or unmaps meanwhile.
     ///
     /// # Errors
-    /// [`IoptError::Corrupt`] if a table is outside the host's memory or holds an entry that is malformed.
+    /// [`IoptError::Corrupt`] if a table is outside the host's memory or holds an entry that is malformed;
+    /// [`IoptError::Interrupted`] if `pause` said so.
     pub fn open<T: IoTables>(format: F, tables: &T, top: PhysAddr) -> Result<Self, IoptError> {
         let root = format.top(top);
         if top.raw() & LEVELS != 0 {
@@ -241,7 +242,7 @@ impl<F: IoFormat> IoPageTable<F> {
         }
         let mut live = 1;
         let mut budget = tree::Budget::new(tables, 0);
-        tree::tables_below(&format, &mut budget, &root, &mut |_| live += 1)?;
+        tree::tables_below(&format, (&mut budget, true), &root, &mut |_| live += 1)?;
         Ok(Self::with_root(format, top, Word::new(live)))
     }
 
@@ -368,9 +369,9 @@ impl<F: IoFormat> IoPageTable<F> {
     /// [`IoptError::Corrupt`]: what is behind a corrupt entry was not given back, everything else was.
     pub fn destroy<T: IoTables>(self, tables: &T) -> Result<(), IoptError> {
         let (format, root) = self.tree();
-        let mut budget = tree::Budget::new(tables, 0);
+        let mut budget = tree::Budget::for_all(tables, self.tables());
         let mut release = |table: &IoTable| tree::release(tables, &self.live, table);
-        let result = tree::tables_below(&format, &mut budget, &root, &mut release);
+        let result = tree::tables_below(&format, (&mut budget, false), &root, &mut release);
         release(&root);
         result
     }

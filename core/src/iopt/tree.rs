@@ -226,12 +226,27 @@ pub(super) struct Budget<'m, T> {
     /// Entries that may still be handled before the next pause.
     left: u64,
     total: PageCount,
+    /// Tables that there can still be: more are there only where a corrupt entry leads to one twice.
+    others: u64,
 }
 
 impl<'m, T: IoTables> Budget<'m, T> {
     /// For a call over so many pages.
     pub(super) fn new(tables: &'m T, total: u64) -> Self {
-        Self { tables, left: Step::of(tables).entries(), total: PageCount::new(total) }
+        let (left, total) = (Step::of(tables).entries(), PageCount::new(total));
+        Self { tables, left, total, others: u64::MAX }
+    }
+
+    /// For a call that goes through all tables, of which there are so many.
+    pub(super) fn for_all(tables: &'m T, live: u64) -> Self {
+        Self { others: live.saturating_sub(1), ..Self::new(tables, 0) }
+    }
+
+    /// Goes to another table; `false` if there are no more than were found.
+    fn goes_on(&mut self) -> bool {
+        let left = self.others.checked_sub(1);
+        self.others = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// Entries that may be handled at once, one at least.
@@ -399,13 +414,17 @@ impl Detached {
         root: IoTable,
     ) -> Result<(), IoptError> {
         let (mut shape, mut result) = (root, Ok(()));
+        let mut budget = Budget::for_all(tables, live.load(Ordering::Relaxed));
         for list in self.0.into_iter().skip(1) {
             let Some(below) = format.below(&shape, PhysAddr::new(0)) else { break };
             shape = below;
             let mut next = list;
             while next != 0 {
                 let table = IoTable { base: PhysAddr::new(next), ..shape };
-                match following(format, tables, &table) {
+                let _ = budget.spend(1, 0);
+                let corrupt = IoptError::Corrupt { at: Iova::new(0), raw: next };
+                let own = if budget.goes_on() { Ok(()) } else { Err(corrupt) };
+                match own.and_then(|()| following(format, tables, &table)) {
                     Ok(following) => next = following,
                     Err(error) => {
                         result = Err(error);
@@ -453,8 +472,8 @@ pub(super) fn trim<F: IoFormat, T: IoTables>(
         let raw = in_memory(format, own.load(place).unwrap_or(0));
         let next = match format.decode(table, raw) {
             IoEntry::Absent => continue,
-            // Each step down is to a smaller table, so this ends.
-            IoEntry::Table(next, _) if next.shift < table.shift => next,
+            // Each step down is to a smaller table.
+            IoEntry::Table(next, _) if next.shift < table.shift && budget.goes_on() => next,
             _ => {
                 empty = false;
                 continue;
@@ -475,10 +494,10 @@ pub(super) fn trim<F: IoFormat, T: IoTables>(
 }
 
 /// Names all tables below `table`, each behind those below it. The first error comes last: what is behind
-/// a corrupt entry is not found.
+/// a corrupt entry is not found. Whether a pause can stop it is up to the caller.
 pub(super) fn tables_below<F: IoFormat, T: IoTables>(
     format: &F,
-    budget: &mut Budget<'_, T>,
+    (budget, stops): (&mut Budget<'_, T>, bool),
     table: &IoTable,
     visit: &mut dyn FnMut(&IoTable),
 ) -> Result<(), IoptError> {
@@ -486,17 +505,20 @@ pub(super) fn tables_below<F: IoFormat, T: IoTables>(
     let view = view(budget.tables, table, at)?;
     let mut result = Ok(());
     for place in 0..view.len() {
-        let _ = budget.spend(1, 0);
+        if budget.spend(1, 0) == Flow::Stop && stops {
+            return Err(IoptError::Interrupted);
+        }
         let raw = in_memory(format, view.load(place).unwrap_or(0));
         let next = match format.decode(table, raw) {
             IoEntry::Absent | IoEntry::Leaf(_) => continue,
-            IoEntry::Table(next, _) if next.shift < table.shift => next,
+            IoEntry::Table(next, _) if next.shift < table.shift && budget.goes_on() => next,
             IoEntry::Table(..) | IoEntry::Malformed => {
                 result = result.and(Err(IoptError::Corrupt { at, raw }));
                 continue;
             }
         };
-        match tables_below(format, budget, &next, visit) {
+        match tables_below(format, (&mut *budget, stops), &next, visit) {
+            Err(IoptError::Interrupted) => return Err(IoptError::Interrupted),
             // Not a table of ours: it was not given out.
             Err(error @ IoptError::Corrupt { raw, .. }) if raw == next.base.raw() => {
                 result = result.and(Err(error));

@@ -113,7 +113,7 @@ impl<F: IoFormat> IoPageTable<F> {
     pub fn trim<T: IoTables>(&mut self, tables: &T) -> Unmapped<'_, 'static, F> {
         let mut detached = Detached::default();
         let (format, root) = self.tree();
-        let mut budget = Budget::new(tables, 0);
+        let mut budget = Budget::for_all(tables, self.tables());
         tree::trim(&format, &mut budget, &root, 0, &mut detached);
         let range = IovaRange::between(Iova::new(0), format.last()).unwrap_or(IovaRange::ALL);
         Unmapped::new(self, range, (format, root), detached, &[])
