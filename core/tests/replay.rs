@@ -56,3 +56,14 @@ fn the_registry_corpus() {
     assert!(replayed >= 6, "only {replayed} inputs");
     assert!(registered >= 40 && removed >= 20, "they do too little: {registered}, {removed}");
 }
+
+#[test]
+fn the_iommu_corpus() {
+    let (mut done, mut failed) = (0, 0);
+    let replayed = replay("iommu", |_, input| {
+        let outcome = pinfold_sim::hostile_io::run(input);
+        (done, failed) = (done + outcome.done, failed + outcome.failed);
+    });
+    assert!(replayed >= 22, "only {replayed} inputs");
+    assert!(done >= 60 && failed >= 20, "they do too little: {done}, {failed}");
+}

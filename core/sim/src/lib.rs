@@ -61,6 +61,7 @@ mod zones;
 
 pub mod conformance;
 pub mod hostile;
+pub mod hostile_io;
 pub mod model;
 pub mod regions;
 pub mod script;
