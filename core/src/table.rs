@@ -17,7 +17,7 @@
 //! Only a live table answers [`lookup`](PinTable::lookup); every other state is [`TooHard`].
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{AddrRange, PageShift, PhysAddr, VirtAddr};
+use pinfold_arch::{Access, AddrRange, PageShift, PhysAddr, VirtAddr};
 
 use crate::error::ErrorKind;
 use crate::host::Step;
@@ -70,6 +70,9 @@ pub enum TableError {
         /// So many bytes.
         bytes: u64,
     },
+    /// The pages were pinned for reading only.
+    #[error("the memory was pinned for reading only")]
+    ReadOnly,
     /// Its pins were taken by an engine and are to be given back to a host, or the reverse.
     #[error("the pins in this table are counted by somebody else")]
     OtherKeeper,
@@ -87,6 +90,7 @@ impl TableError {
             Self::InUse | Self::Mapped { .. } => ErrorKind::Busy,
             Self::NotFlushed { .. } => ErrorKind::NotFlushed,
             Self::Empty => ErrorKind::NotFound,
+            Self::ReadOnly => ErrorKind::Refused,
             Self::OtherKeeper => ErrorKind::InvalidArgument,
             Self::NotATable => ErrorKind::Corrupt,
         }
@@ -245,6 +249,12 @@ impl<'m> PinTable<'m> {
         self.get(Header::FLAGS) & 1 != 0
     }
 
+    /// Whether the pages were pinned for writing. Meaningless while nothing is pinned.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.get(Header::FLAGS) & 1 << 2 != 0
+    }
+
     /// Words in use, header included.
     #[must_use]
     pub fn used_words(&self) -> usize {
@@ -376,7 +386,9 @@ impl<'m> PinTable<'m> {
         geometry.write(|at, value| self.set(at, value));
         let owner = u64::from(request.holder.0) << 32 | u64::from(request.account.0);
         self.set(Header::OWNER, owner);
-        self.set(Header::FLAGS, u64::from(request.revocable) | (keeper as u64) << 1);
+        let writable = u64::from(request.access.contains(Access::WRITE));
+        let flags = u64::from(request.revocable) | (keeper as u64) << 1 | writable << 2;
+        self.set(Header::FLAGS, flags);
         self.set(Header::USED, Header::WORDS as u64);
         Ok(geometry)
     }

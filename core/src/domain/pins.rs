@@ -57,11 +57,46 @@ impl<F> UnmapPinsError<'_, '_, F> {
 impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// Maps all that a table holds, from `start` on: its first address there, and so on.
     ///
+    /// ```
+    /// # use pinfold::host::{PlainHost, SpaceId};
+    /// # use pinfold::iopt::{IoPageTable, UnmappedRun};
+    /// # use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
+    /// # use pinfold::sync::Word;
+    /// # use pinfold::table::{Run, TableError};
+    /// # use pinfold::*;
+    /// # use pinfold_arch::{IoFlags, Iova, Vtd};
+    /// # use pinfold_sim::TableMemory;
+    /// # struct Fixed;
+    /// # impl PinSource for Fixed {
+    /// #     fn base(&self) -> PageShift { PageShift::SIZE_4K }
+    /// #     fn pin(&self, _: SpaceId, part: AddrRange, _: &PinRequest, runs: &mut RunSink<'_>)
+    /// #         -> Result<(), SourceError> { runs.push(Pfn::new(part.start().raw() >> 12), part.pages()) }
+    /// #     fn unpin(&self, _: Run) {}
+    /// # }
+    /// # let pins = HostPins::new(PlainHost, Fixed);
+    /// # let words = [const { Word::new(0) }; 64];
+    /// # let table = PinTable::new(&words)?;
+    /// # let range = AddrRange::new(VirtAddr::new(0x7000_0000), PageCount::new(16), PageShift::SIZE_4K)?;
+    /// # let memory = TableMemory::new(1 << 20);
+    /// # let domain: Domain<'_, Vtd> = Domain::new(IoPageTable::new(Vtd::new(4, 46)?, &memory)?);
+    /// pins.pin(SpaceId(1), &table, &PinRequest::longterm(range, Access::all()))?;
+    /// let start = Iova::new(0x10_0000);
+    /// domain.map_pins(&memory, start, &table, Access::all(), IoFlags::empty())?;
+    /// assert_eq!(table.mapped(), 16 << 12);
+    /// assert!(pins.unpin(&table, Dirtied::No).is_err()); // a device may be writing to it
+    ///
+    /// let mut runs = heapless::Vec::<UnmappedRun, 512>::new();
+    /// domain.unmap_pins(&memory, start, &table, &mut runs).unwrap();
+    /// pins.unpin(&table, Dirtied::No)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Context
     /// As [`map`](Self::map).
     ///
     /// # Errors
-    /// [`DomainError::Pins`] if nothing is pinned; else as [`map`](Self::map). After
+    /// [`DomainError::Pins`] if nothing is pinned, or not for writing, which is asked for; else as
+    /// [`map`](Self::map). After
     /// [`DomainError::NotFlushed`] the pins stay for good.
     pub fn map_pins<T: IoTables>(
         &self,
@@ -72,6 +107,9 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         flags: IoFlags,
     ) -> Result<(), DomainError> {
         let bytes = pinned(pins)?.1;
+        if access.contains(Access::WRITE) && !pins.writable() {
+            return Err(TableError::ReadOnly.into());
+        }
         pins.map_get(bytes)?;
         let runs = Joined::new(pins).map(|(_, run)| run);
         let result = self.map(tables, start, runs, access, flags);

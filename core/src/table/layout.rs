@@ -10,7 +10,7 @@
 //! | 5 | bits 0..8: base page shift; bits 8..16: order of the root's blocks |
 //! | 6 | words in use |
 //! | 7 | bits 32..64: holder; bits 0..32: account |
-//! | 8 | bit 0: revocable; bit 1: the host counts the pins, not the engine's frame table |
+//! | 8 | bit 0: revocable; bit 1: the host counts the pins, not the engine's frame table; bit 2: pinned for writing |
 //! | 9 | bytes that devices reach through IOMMU tables; each mapping counts |
 //! | 10 | bytes that were taken out of IOMMU tables and not flushed |
 //! | 11.. | the root, then nodes as they were needed |
