@@ -12,7 +12,7 @@ use pinfold_sim::{FileKind, FreePolicy, HostCall, Layout, Machine, MapSpec, Ram,
 
 const AT: u64 = 0x4000_0000;
 
-/// A short run; `cargo xtask test model` does a million calls.
+/// A short run; `cargo xtask test model` does 400000 calls.
 #[test]
 fn whatever_happens_the_books_are_right() {
     let mut sum = Outcome::default();

@@ -57,7 +57,7 @@ pub(crate) const HOSTED: &[Tier] = &[
 
 /// What `test all` adds.
 pub(crate) const EXTRA: &[Tier] = &[
-    Tier::new("model", "a million calls in random scripts", "5", &[], extra::model),
+    Tier::new("model", "400000 calls in random scripts", "3", &[], extra::model),
     Tier::new("loom", "every interleaving of the small races", "1", &[], extra::loom),
     Tier::new(
         "c",

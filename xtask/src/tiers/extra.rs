@@ -22,7 +22,7 @@ pub(super) fn model() -> Outcome {
     check(sweep, Show::OnFailure)?;
     let mut storm = command("cargo", &["run"]);
     storm.args(checked).args(["pinfold-sim", "--example", "storm"]);
-    storm.args(["--", "--operations", "1000000"]);
+    storm.args(["--", "--operations", "400000"]);
     check(storm, Show::Always)?;
     // The `test` tier has counted those tests.
     Ok(Counts::default())
