@@ -5,7 +5,7 @@
 //! let go.
 //!
 //! The flow, data in one direction: [address space](space) -> [`walk`] -> [`folio`] -> [`policy`] ->
-//! [`pin`] -> [`table`] -> [`iopt`] -> [unpin](pin::unpin).
+//! [`pin`] -> [`table`] -> [`iopt`] -> [`domain`] -> [unpin](pin::unpin).
 //! What travels is not pages but runs: a 1 GiB folio is one run from the first step to the last.
 //!
 //! Nothing here allocates, and the only `unsafe` is in [`host::mem`]: table views and the direct map. The engine
