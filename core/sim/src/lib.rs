@@ -66,6 +66,7 @@ pub mod model;
 pub mod regions;
 pub mod script;
 pub mod snapshot;
+pub mod tlb;
 
 pub use contig::ContigError;
 pub use device::{Device, DmaError};
