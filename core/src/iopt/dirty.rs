@@ -4,7 +4,7 @@ use pinfold_arch::addr::index;
 use pinfold_arch::{IoEntry, IoFlags, IoFormat, IoLeaf, Iova, PageShift};
 
 use super::map::Leaves;
-use super::tree::{self, Budget, Cursor, Level};
+use super::tree::{self, Budget, Cursor};
 use super::{IoPageTable, IoptError};
 use crate::host::IoTables;
 use crate::iova::IovaRange;
@@ -140,7 +140,7 @@ impl<F: IoFormat> IoPageTable<F> {
         if let Some((at, shift)) = self.cut(tables, range)? {
             return Err(IoptError::InsideLeaf { at, shift });
         }
-        self.each_leaf(tables, range, |_, _, at, leaf| match leaf {
+        self.each_leaf(tables, range, |_, at, leaf| match leaf {
             Some(_) => Ok(()),
             None => Err(IoptError::NotMapped { at: Iova::new(at) }),
         })
@@ -151,12 +151,7 @@ impl<F: IoFormat> IoPageTable<F> {
         &self,
         tables: &'m T,
         range: IovaRange,
-        mut each: impl FnMut(
-            &mut Cursor<'m, F, T>,
-            &Level<'m>,
-            u64,
-            Option<IoLeaf>,
-        ) -> Result<(), IoptError>,
+        mut each: impl FnMut(&mut Cursor<'m, F, T>, u64, Option<IoLeaf>) -> Result<(), IoptError>,
     ) -> Result<(), IoptError> {
         let mut cursor = Cursor::new(self.tree(), tables)?;
         let base = cursor.format.base().raw();
@@ -164,13 +159,14 @@ impl<F: IoFormat> IoPageTable<F> {
         let mut budget = Budget::new(tables, ((last - start) >> base).wrapping_add(1));
         let mut at = Some(start);
         while let Some(here) = at.filter(|at| *at <= last) {
-            let (level, found) = cursor.find(here)?;
+            let found = cursor.find(here)?;
+            let table = cursor.level.table;
             let (entries, leaf) = match found {
-                IoEntry::Leaf(leaf) => (leaf.entries(&level.table), Some(leaf)),
+                IoEntry::Leaf(leaf) => (leaf.entries(&table), Some(leaf)),
                 _ => (1, None),
             };
-            each(&mut cursor, &level, here, leaf)?;
-            let inside = leaf.map_or(level.table.shift, |leaf| leaf.shift).mask();
+            each(&mut cursor, here, leaf)?;
+            let inside = leaf.map_or(table.shift, |leaf| leaf.shift).mask();
             at = (here | inside).checked_add(1);
             let _ = budget.spend(entries, (here - start) >> base);
         }
@@ -185,9 +181,9 @@ impl<F: IoFormat> IoPageTable<F> {
         mut each: impl FnMut(IovaRange),
     ) -> Result<Harvest, IoptError> {
         let mut harvest = Harvest { dirty: 0, flush: None };
-        self.each_leaf(tables, range, |cursor, level, at, leaf| {
+        self.each_leaf(tables, range, |cursor, at, leaf| {
             let Some(leaf) = leaf else { return Ok(()) };
-            if !read(cursor, level, at, leaf, marks)? {
+            if !read(cursor, at, leaf, marks)? {
                 return Ok(());
             }
             let last = Iova::new(at | leaf.shift.mask());
@@ -204,16 +200,16 @@ impl<F: IoFormat> IoPageTable<F> {
     }
 }
 
-/// Whether any entry of a leaf says that it was written. Marks that shall go are exchanged for none: what a
+/// Whether any entry of a leaf in the lowest table says that it was written. Marks that shall go are exchanged for none: what a
 /// device sets in the same moment is seen now or stays.
 fn read<F: IoFormat, T: IoTables>(
     cursor: &mut Cursor<'_, F, T>,
-    level: &Level<'_>,
     at: u64,
     leaf: IoLeaf,
     marks: Marks,
 ) -> Result<bool, IoptError> {
-    let (format, table) = (cursor.format, &level.table);
+    let (format, level) = (cursor.format, cursor.level);
+    let table = &level.table;
     let (place, entries) = (level.place(at), index(leaf.entries(table)));
     let mut dirty = false;
     for (entry, word) in (0..).zip(level.view.words_from(place, entries)) {

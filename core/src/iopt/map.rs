@@ -56,13 +56,14 @@ impl<F: IoFormat> IoPageTable<F> {
     {
         let (grant, runs) = (Grant { access, flags }, runs.into_iter());
         let tree = self.tree();
-        let bytes = check(tree, start, runs.clone(), grant)?;
-        let mut writer = Writer::new(self, tree, tables, (start, bytes), grant)?;
+        let pages = Pages::new(&tree.0, tree.1, grant);
+        let bytes = check(&tree.0, start, runs.clone(), &pages)?;
+        let mut writer = Writer::new(self, tree, tables, (start, bytes), pages)?;
         for run in runs {
             let mut run = *run.borrow();
             while run.bytes > 0 {
                 let error = match writer.step(&mut run) {
-                    Ok(Met::Leaf(_, at, _)) => IoptError::Mapped { at: Iova::new(at) },
+                    Ok(Met::Leaf(_, at)) => IoptError::Mapped { at: Iova::new(at) },
                     Ok(_) => continue,
                     Err(error) => error,
                 };
@@ -76,16 +77,15 @@ impl<F: IoFormat> IoPageTable<F> {
 
 /// Everything that can be known before the first write; how many bytes it is in all.
 pub(super) fn check<F: IoFormat>(
-    (format, root): (F, IoTable),
+    format: &F,
     start: Iova,
     runs: impl Iterator<Item: Borrow<IoRun>>,
-    grant: Grant,
+    pages: &Pages,
 ) -> Result<u64, IoptError> {
     let (base, mut at) = (format.base(), start.raw());
     let last = format.last().raw();
     let mut room = last.checked_sub(at).ok_or(IoptError::OutsideAperture { at: start })?;
     let mut full = false;
-    let pages = Pages::new(&format, root, grant);
     for run in runs {
         let run = run.borrow();
         let here = Iova::new(at);
@@ -99,10 +99,9 @@ pub(super) fn check<F: IoFormat>(
         }
         let end = run.addr.checked_add(others);
         let end = end.ok_or(EncodeError::Address { addr: run.addr });
-        for addr in [Ok(run.addr), end.map(|end| end.align_down(base))] {
-            let said = addr.and_then(|addr| pages.encode(&format, addr));
-            said.map_err(|why| IoptError::Encode { at: here, why })?;
-        }
+        // Where there is a place for the last page's address, there is one for those before it.
+        let said = end.and_then(|end| pages.encode(format, end.align_down(base)));
+        said.map_err(|why| IoptError::Encode { at: here, why })?;
         full = others == room;
         room = room.wrapping_sub(run.bytes);
         at = at.wrapping_add(run.bytes);
@@ -115,7 +114,7 @@ pub(super) fn check<F: IoFormat>(
 pub(super) struct Pages {
     /// What the tables look like that they are in, wherever those are.
     table: IoTable,
-    grant: Grant,
+    pub(super) grant: Grant,
     /// The entry of the page at address 0, and the bits that another address adds in its own place.
     zero: Result<u64, EncodeError>,
     address: u64,
@@ -161,11 +160,11 @@ impl Pages {
 
 /// What stands in the way.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Met<'m> {
+pub(super) enum Met {
     Nothing,
     Table,
-    /// A leaf, the first address of the entry, and the table that it is in.
-    Leaf(IoLeaf, u64, Level<'m>),
+    /// A leaf, and the first address of the entry.
+    Leaf(IoLeaf, u64),
 }
 
 /// Maps from one address on.
@@ -174,7 +173,6 @@ pub(super) struct Writer<'m, F: IoFormat, T: IoTables> {
     pub(super) live: &'m Word,
     pub(super) cursor: Cursor<'m, F, T>,
     budget: Budget<'m, T>,
-    grant: Grant,
     pages: Pages,
     /// Where it began.
     start: u64,
@@ -189,62 +187,58 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         tree: (F, IoTable),
         tables: &'m T,
         (start, bytes): (Iova, u64),
-        grant: Grant,
+        pages: Pages,
     ) -> Result<Self, IoptError> {
         let cursor = Cursor::new(tree, tables)?.making(&table.linking);
         let budget = Budget::new(tables, bytes >> tree.0.base().raw());
-        let pages = Pages::new(&tree.0, tree.1, grant);
         let at = start.raw();
-        Ok(Self { live: &table.live, cursor, budget, grant, pages, start: at, at })
+        Ok(Self { live: &table.live, cursor, budget, pages, start: at, at })
     }
 
     /// Maps the beginning of a run, as many leaves as can be written at once, and takes it off the run, also
     /// with an error. Says which leaf is in the way, if one is.
-    pub(super) fn step(&mut self, run: &mut IoRun) -> Result<Met<'m>, IoptError> {
-        let (at, format) = (self.at, self.cursor.format);
-        let (level, found) = self.cursor.find(at)?;
-        if let IoEntry::Leaf(leaf) = found {
-            return Ok(Met::Leaf(leaf, at, level));
+    pub(super) fn step(&mut self, run: &mut IoRun) -> Result<Met, IoptError> {
+        let at = self.at;
+        if let IoEntry::Leaf(leaf) = self.cursor.find(at)? {
+            return Ok(Met::Leaf(leaf, at));
         }
+        let (format, level) = (&self.cursor.format, &self.cursor.level);
         let table = &level.table;
         if run.bytes == table.shift.bytes() && table.shift == self.pages.table.shift {
-            return self.page(&level, run).map(|()| Met::Nothing);
+            return self.page(run).map(|()| Met::Nothing);
         }
-        let Some(size) = largest(&format, table, at | run.addr.raw(), run.bytes) else {
-            return self.below(&level, run).map(|()| Met::Nothing);
+        let Some(size) = largest(format, table, at | run.addr.raw(), run.bytes) else {
+            return self.below(run).map(|()| Met::Nothing);
         };
-        let bytes = stretch(&format, &level, at, run.addr.raw(), size).min(run.bytes);
-        match self.leaves(&level, size, bytes, run)? {
+        let bytes = stretch(format, level, at, run.addr.raw(), size).min(run.bytes);
+        match self.leaves(size, bytes, run)? {
             Met::Table if self.at == at => {}
             met => return Ok(met),
         }
         // A larger leaf met a table in one of its entries. A smaller one goes in front of it.
-        match largest(&format, table, at | run.addr.raw(), table.shift.bytes()) {
-            Some(size) => self.leaves(&level, size, size.bytes(), run),
-            None => self.below(&level, run).map(|()| Met::Nothing),
+        let table = &self.cursor.level.table;
+        match largest(&self.cursor.format, table, at | run.addr.raw(), table.shift.bytes()) {
+            Some(size) => self.leaves(size, size.bytes(), run),
+            None => self.below(run).map(|()| Met::Nothing),
         }
     }
 
     /// Maps a run of one page in an entry that says nothing: with scattered memory, all are so.
-    fn page(&mut self, level: &Level<'m>, run: &mut IoRun) -> Result<(), IoptError> {
-        let (format, place) = (&self.cursor.format, level.place(self.at));
+    fn page(&mut self, run: &mut IoRun) -> Result<(), IoptError> {
+        let (format, level) = (&self.cursor.format, &self.cursor.level);
+        let (place, bytes) = (level.place(self.at), level.table.shift.bytes());
         let raw = self.pages.encode(format, run.addr);
         let raw = raw.map_err(|why| IoptError::Encode { at: Iova::new(self.at), why })?;
         level.view.store(place, tree::in_memory(format, raw));
         self.cursor.wrote(place, 1);
-        self.went(run, level.table.shift.bytes(), 1)
+        self.went(run, bytes, 1)
     }
 
     /// Writes leaves of one size one behind the other, up to where something stands.
-    fn leaves(
-        &mut self,
-        level: &Level<'m>,
-        size: PageShift,
-        bytes: u64,
-        run: &mut IoRun,
-    ) -> Result<Met<'m>, IoptError> {
+    fn leaves(&mut self, size: PageShift, bytes: u64, run: &mut IoRun) -> Result<Met, IoptError> {
+        let level = &self.cursor.level;
         let (table, place) = (&level.table, level.place(self.at));
-        let leaf = self.grant.leaf(run.addr, size);
+        let leaf = self.pages.grant.leaf(run.addr, size);
         let per_leaf = leaf.entries(table);
         let entries = (bytes >> table.shift.raw()).min(self.budget.most().max(per_leaf));
         let words = level.view.words_from(place, index(entries / per_leaf * per_leaf));
@@ -253,11 +247,12 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         let mut done = 0;
         let met = leaves.write(words, &mut done).map(|met| match met {
             None => Met::Nothing,
-            Some((entry, IoEntry::Leaf(leaf))) => Met::Leaf(leaf, leaves.iova(entry).raw(), *level),
+            Some((entry, IoEntry::Leaf(leaf))) => Met::Leaf(leaf, leaves.iova(entry).raw()),
             Some(_) => Met::Table,
         });
+        let bytes = done << table.shift.raw();
         self.cursor.wrote(place, index(done));
-        self.went(run, done << table.shift.raw(), done.max(1)).and(met)
+        self.went(run, bytes, done.max(1)).and(met)
     }
 
     /// So many bytes of a run were mapped, in so many entries.
@@ -278,23 +273,22 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
     }
 
     /// Makes the table behind an entry, full of leaves if the run goes all the way through it.
-    fn below(&mut self, level: &Level<'m>, run: &mut IoRun) -> Result<(), IoptError> {
-        let (at, span, format) = (self.at, level.table.shift.bytes(), self.cursor.format);
+    fn below(&mut self, run: &mut IoRun) -> Result<(), IoptError> {
+        let (at, format, table) = (self.at, self.cursor.format, self.cursor.level.table);
+        let span = table.shift.bytes();
         let full = at & (span - 1) == 0 && run.bytes >= span;
         let below = format
-            .below(&level.table, level.table.base)
+            .below(&table, table.base)
             .filter(|below| full && u64::from(below.entries()) <= self.budget.most());
         let size = below.and_then(|below| largest(&format, &below, at | run.addr.raw(), span));
         let (Some(below), Some(size)) = (below, size) else {
-            return tree::make(&mut self.cursor, self.live, (level, at), IoEntry::Absent, None)
-                .map(drop);
+            return tree::make(&mut self.cursor, self.live, at, IoEntry::Absent, None).map(drop);
         };
-        let leaf = self.grant.leaf(run.addr, size);
+        let leaf = self.pages.grant.leaf(run.addr, size);
         let mut fill = |table: &IoTable, view: &TableView<'_>| {
             Leaves::new(&format, table, at, leaf)?.fill(view.words_from(0, view.len()))
         };
-        let made =
-            tree::make(&mut self.cursor, self.live, (level, at), IoEntry::Absent, Some(&mut fill));
+        let made = tree::make(&mut self.cursor, self.live, at, IoEntry::Absent, Some(&mut fill));
         match made? {
             true => self.went(run, span, below.entries().into()),
             false => Ok(()),
@@ -305,9 +299,8 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
     fn clear(&mut self) {
         let (end, mut at) = (self.at, self.start);
         while at != end {
-            let Ok((level, found)) = self.cursor.find(at) else { return };
-            let IoEntry::Leaf(leaf) = found else { return };
-            let format = self.cursor.format;
+            let Ok(IoEntry::Leaf(leaf)) = self.cursor.find(at) else { return };
+            let (format, level) = (self.cursor.format, self.cursor.level);
             let Ok(absent) = tree::absent(&format, &level.table, Iova::new(at)) else { return };
             let place = level.place(at);
             let entries = index(leaf.entries(&level.table));

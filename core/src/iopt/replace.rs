@@ -6,8 +6,8 @@ use core::slice::from_ref;
 use pinfold_arch::addr::index;
 use pinfold_arch::{Access, IoFlags, IoFormat, IoLeaf, Iova, PhysAddr};
 
-use super::map::{Grant, Leaves, Met, Writer, check, largest};
-use super::tree::{Detached, Level};
+use super::map::{Grant, Leaves, Met, Pages, Writer, check, largest};
+use super::tree::Detached;
 use super::unmap::{self, Taken, Taker};
 use super::{IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun, split};
 use crate::host::IoTables;
@@ -23,7 +23,7 @@ pub struct Replace<'t, F, R> {
     runs: R,
     /// What is left of the run that it stands in.
     run: IoRun,
-    grant: Grant,
+    pages: Pages,
     range: IovaRange,
     /// What comes next; `None` behind the end.
     at: Option<u64>,
@@ -57,16 +57,18 @@ impl<F: IoFormat> IoPageTable<F> {
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
     {
         let (grant, runs) = (Grant { access, flags }, runs.into_iter());
-        let bytes = check(self.tree(), start, runs.clone(), grant)?;
+        let (format, root) = self.tree();
+        let pages = Pages::new(&format, root, grant);
+        let bytes = check(&format, start, runs.clone(), &pages)?;
         let last = Iova::new(start.raw().wrapping_add(bytes).wrapping_sub(1));
         let run = IoRun { addr: PhysAddr::new(0), bytes: 0 };
         let Some(range) = IovaRange::between(start, last).filter(|_| bytes > 0) else {
             let range = IovaRange::ALL;
-            return Ok(Replace { table: self, runs, run, grant, range, at: None });
+            return Ok(Replace { table: self, runs, run, pages, range, at: None });
         };
         match self.cut(tables, range)? {
             Some((at, shift)) => Err(IoptError::InsideLeaf { at, shift }),
-            None => Ok(Replace { table: self, runs, run, grant, range, at: Some(start.raw()) }),
+            None => Ok(Replace { table: self, runs, run, pages, range, at: Some(start.raw()) }),
         }
     }
 }
@@ -95,7 +97,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         let tree = self.table.tree();
         let bytes = self.range.last().raw().wrapping_sub(from).wrapping_add(1);
         let mut writer =
-            Writer::new(self.table, tree, tables, (Iova::new(from), bytes), self.grant)?;
+            Writer::new(self.table, tree, tables, (Iova::new(from), bytes), self.pages)?;
         let result = self.go_on(tables, &mut writer, runs);
         let (mut last, at) = (writer.at.wrapping_sub(1), writer.at);
         drop(writer);
@@ -121,7 +123,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
                 let Some(run) = self.runs.next() else { return Ok(Gone::All) };
                 self.run = *run.borrow();
             }
-            let Met::Leaf(leaf, at, level) = writer.step(&mut self.run)? else { continue };
+            let Met::Leaf(leaf, at) = writer.step(&mut self.run)? else { continue };
             if runs.is_full() {
                 return Ok(Gone::Exchanged);
             }
@@ -140,12 +142,12 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
                 };
             }
             let addresses = at | self.run.addr.raw();
-            match largest(&format, &level.table, addresses, self.run.bytes) {
+            match largest(&format, &writer.cursor.level.table, addresses, self.run.bytes) {
                 Some(size) if size >= leaf.shift => {
-                    let old = self.exchange(writer, &level, leaf)?;
+                    let old = self.exchange(writer, leaf)?;
                     unmap::join(runs, old);
                 }
-                _ => split::divide(&mut writer.cursor, writer.live, &level, at, leaf)?,
+                _ => split::divide(&mut writer.cursor, writer.live, at, leaf)?,
             }
         }
     }
@@ -154,12 +156,11 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
     fn exchange<T: IoTables>(
         &mut self,
         writer: &mut Writer<'_, F, T>,
-        level: &Level<'_>,
         old: IoLeaf,
     ) -> Result<UnmappedRun, IoptError> {
-        let (at, table) = (writer.at, &level.table);
-        let format = writer.cursor.format;
-        let new = self.grant.leaf(self.run.addr, old.shift);
+        let (at, format, level) = (writer.at, writer.cursor.format, writer.cursor.level);
+        let table = &level.table;
+        let new = self.pages.grant.leaf(self.run.addr, old.shift);
         let leaves = Leaves::new(&format, table, at, new)?;
         let (place, entries) = (level.place(at), index(old.entries(table)));
         let mut dirty = old.access.contains(Access::WRITE) && !self.table.is_tracking();

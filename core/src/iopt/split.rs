@@ -3,7 +3,7 @@
 use pinfold_arch::{IoEntry, IoFormat, IoLeaf, IoTable, Iova};
 
 use super::map::Leaves;
-use super::tree::{self, Cursor, Level};
+use super::tree::{self, Cursor};
 use super::{IoPageTable, IoptError};
 use crate::host::{IoTables, TableView};
 use crate::iova::IovaRange;
@@ -24,17 +24,16 @@ impl<F: IoFormat> IoPageTable<F> {
         self.aligned(range)?;
         let mut cursor = Cursor::new(self.tree(), tables)?.making(&self.linking);
         for edge in [range.start(), range.last()] {
-            let (level, found) = cursor.find(edge.raw())?;
+            let found = cursor.find(edge.raw())?;
             if let IoEntry::Leaf(leaf) = found
                 && !covers(range, edge, leaf)
             {
-                divisible(&cursor.format, &level.table, leaf, edge, range)?;
+                divisible(&cursor.format, &cursor.level.table, leaf, edge, range)?;
             }
         }
         while let Some((first, _)) = self.cut(tables, range)? {
-            let (level, found) = cursor.find(first.raw())?;
-            if let IoEntry::Leaf(leaf) = found {
-                divide(&mut cursor, &self.live, &level, first.raw(), leaf)?;
+            if let IoEntry::Leaf(leaf) = cursor.find(first.raw())? {
+                divide(&mut cursor, &self.live, first.raw(), leaf)?;
             }
         }
         Ok(())
@@ -71,28 +70,27 @@ fn splits<F: IoFormat>(format: &F, table: &IoTable, leaf: IoLeaf) -> bool {
     format.splits() && leaf.shift == table.shift
 }
 
-/// Makes the entries of a new table of a leaf.
+/// Makes the entries of a new table of a leaf in the lowest table.
 pub(super) fn divide<F: IoFormat, T: IoTables>(
     cursor: &mut Cursor<'_, F, T>,
     live: &Word,
-    level: &Level<'_>,
     first: u64,
     leaf: IoLeaf,
 ) -> Result<(), IoptError> {
     let format = cursor.format;
     let indivisible = IoptError::Indivisible { at: Iova::new(first), shift: leaf.shift };
-    if !splits(&format, &level.table, leaf) {
+    if !splits(&format, &cursor.level.table, leaf) {
         return Err(indivisible);
     }
     for _ in tries() {
         // A device may set a mark meanwhile; then the pieces are made once more, with it.
-        let IoEntry::Leaf(leaf) = cursor.find(first)?.1 else { break };
+        let IoEntry::Leaf(leaf) = cursor.find(first)? else { break };
         let mut fill = |table: &IoTable, view: &TableView<'_>| {
             let piece = IoLeaf { shift: table.shift, ..leaf };
             Leaves::new(&format, table, first, piece)?.fill(view.words_from(0, view.len()))
         };
         let expected = IoEntry::Leaf(leaf);
-        if tree::make(cursor, live, (level, first), expected, Some(&mut fill))? {
+        if tree::make(cursor, live, first, expected, Some(&mut fill))? {
             return Ok(());
         }
     }

@@ -76,7 +76,10 @@ impl<'m> Level<'m> {
 pub(super) struct Cursor<'m, F, T: IoTables> {
     pub(super) format: F,
     pub(super) tables: &'m T,
-    path: heapless::Vec<(Level<'m>, Changed), MAX_IO_LEVELS>,
+    /// The lowest of them.
+    pub(super) level: Level<'m>,
+    changed: Changed,
+    above: heapless::Vec<(Level<'m>, Changed), { MAX_IO_LEVELS - 1 }>,
     /// For a call that makes tables: how many such calls have links that they have not said yet.
     unsaid: Option<&'m Word>,
     /// Whether this is one of them.
@@ -118,12 +121,11 @@ impl Changed {
 
 impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
     /// At the top of the tree `(format, root)`.
-    pub(super) fn new(tree: (F, IoTable), tables: &'m T) -> Result<Self, IoptError> {
-        let (format, root) = tree;
-        let path = heapless::Vec::new();
-        let mut cursor = Self { format, tables, path, unsaid: None, linking: false };
-        cursor.push(Level::new(tables, root, 0)?)?;
-        Ok(cursor)
+    #[inline]
+    pub(super) fn new((format, root): (F, IoTable), tables: &'m T) -> Result<Self, IoptError> {
+        let (level, changed) = (Level::new(tables, root, 0)?, Changed::default());
+        let above = heapless::Vec::new();
+        Ok(Self { format, tables, level, changed, above, unsaid: None, linking: false })
     }
 
     /// For a call that makes tables. Whoever wrote a link on the way may not have come to say so yet, and
@@ -149,60 +151,55 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
         self.unsaid.is_some_and(|unsaid| unsaid.load(Ordering::Acquire) != 0)
     }
 
-    fn push(&mut self, level: Level<'m>) -> Result<(), IoptError> {
-        let corrupt =
-            IoptError::Corrupt { at: Iova::new(level.start), raw: level.table.base.raw() };
-        self.path.push((level, Changed::default())).map_err(|_| corrupt)
-    }
-
-    /// The lowest table on the way to an address, and what its entry says: never a table.
+    /// Goes to the lowest table on the way to an address, and says what its entry says: never a table.
     #[inline]
-    pub(super) fn find(&mut self, at: u64) -> Result<(Level<'m>, IoEntry), IoptError> {
-        self.climb(at);
-        let corrupt = IoptError::Corrupt { at: Iova::new(at), raw: 0 };
-        let mut level = self.path.last().map(|(level, _)| *level).ok_or(corrupt)?;
+    pub(super) fn find(&mut self, at: u64) -> Result<IoEntry, IoptError> {
+        while !self.level.maps(at) && self.leave().is_some() {}
         loop {
-            match entry(&self.format, &level.table, &level.view, Iova::new(at))? {
-                IoEntry::Table(next, _) => {
-                    if self.finds_unsaid() {
-                        self.wrote(level.place(at), 1);
-                    }
-                    level = Level::new(self.tables, next, at)?;
-                    self.push(level)?;
-                }
-                found => return Ok((level, found)),
+            match entry(&self.format, &self.level.table, &self.level.view, Iova::new(at))? {
+                IoEntry::Table(next, _) => self.enter(next, at)?,
+                found => return Ok(found),
             }
         }
     }
 
-    /// Leaves the tables that do not map an address, but for the top one.
+    /// Goes to the table that the entry for an address points to.
     #[inline]
-    fn climb(&mut self, at: u64) {
-        while self.path.last().is_some_and(|(level, _)| !level.maps(at)) && self.leave().is_some() {
+    fn enter(&mut self, next: IoTable, at: u64) -> Result<(), IoptError> {
+        if self.finds_unsaid() {
+            self.wrote(self.level.place(at), 1);
         }
-    }
-
-    /// Leaves the lowest table, if it is not the top one: which it is, the one above, and the level of the
-    /// lower one, counted from the top.
-    pub(super) fn leave(&mut self) -> Option<(Level<'m>, Level<'m>, usize)> {
-        let (above, _) = *self.path.get(self.path.len().checked_sub(2)?)?;
-        let (level, changed) = self.path.pop()?;
-        changed.say(self.tables, &level.table);
-        Some((above, level, self.path.len()))
+        let next = Level::new(self.tables, next, at)?;
+        let corrupt = IoptError::Corrupt { at: Iova::new(at), raw: next.table.base.raw() };
+        self.above.push((self.level, self.changed)).map_err(|_| corrupt)?;
+        (self.level, self.changed) = (next, Changed::default());
+        Ok(())
     }
 
     /// The last address of the lowest table; `None` in the top one.
     pub(super) fn ends(&self) -> Option<u64> {
-        let below = self.path.get(1..)?.last()?;
-        Some(below.0.last)
+        (!self.above.is_empty()).then_some(self.level.last)
+    }
+}
+
+impl<'m, F, T: IoTables> Cursor<'m, F, T> {
+    /// Leaves the lowest table, if it is not the top one, and says which it was and its level, counted from
+    /// the top.
+    #[inline]
+    pub(super) fn leave(&mut self) -> Option<(Level<'m>, usize)> {
+        let above = self.above.pop()?;
+        self.changed.say(self.tables, &self.level.table);
+        let left = self.level;
+        (self.level, self.changed) = above;
+        Some((left, self.above.len() + 1))
     }
 
     /// Entries of the lowest table were written.
     #[inline]
     pub(super) fn wrote(&mut self, first: usize, entries: usize) {
-        let Some((level, changed)) = self.path.last_mut() else { return };
         if entries != 0 {
-            changed.add(self.tables, &level.table, first, first.saturating_add(entries));
+            let to = first.saturating_add(entries);
+            self.changed.add(self.tables, &self.level.table, first, to);
         }
     }
 }
@@ -210,9 +207,8 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
 /// What was written is said from below: an IOMMU that finds a link finds what is behind it.
 impl<F, T: IoTables> Drop for Cursor<'_, F, T> {
     fn drop(&mut self) {
-        while let Some((level, changed)) = self.path.pop() {
-            changed.say(self.tables, &level.table);
-        }
+        while self.leave().is_some() {}
+        self.changed.say(self.tables, &self.level.table);
         if let (Some(unsaid), true) = (self.unsaid, self.linking) {
             unsaid.fetch_sub(1, Ordering::Release);
         }
@@ -333,17 +329,18 @@ pub(super) fn release<T: IoTables>(tables: &T, live: &Word, table: &IoTable) {
 /// Gives every entry of a table a meaning.
 pub(super) type Fill<'f> = dyn FnMut(&IoTable, &TableView<'_>) -> Result<(), IoptError> + 'f;
 
-/// Puts a table into the entry for `at`, in place of what is expected there; `false` if there is something
+/// Puts a table into the entry for `at` of the lowest table, in place of what is expected there; `false` if there is something
 /// else by then. With `fill`, it is filled before anything points to it: then each of its entries has a
 /// meaning.
 pub(super) fn make<F: IoFormat, T: IoTables>(
     cursor: &mut Cursor<'_, F, T>,
     live: &Word,
-    (level, at): (&Level<'_>, u64),
+    at: u64,
     expected: IoEntry,
     fill: Option<&mut Fill<'_>>,
 ) -> Result<bool, IoptError> {
-    let (format, tables, place) = (cursor.format, cursor.tables, level.place(at));
+    let (format, tables, level) = (cursor.format, cursor.tables, cursor.level);
+    let place = level.place(at);
     let at = Iova::new(at);
     let raw = raw(&format, &level.table, &level.view, at)?;
     if format.decode(&level.table, raw) != expected {

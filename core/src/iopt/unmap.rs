@@ -3,7 +3,7 @@
 use pinfold_arch::addr::index;
 use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova};
 
-use super::tree::{self, Budget, Cursor, Detached, Level};
+use super::tree::{self, Budget, Cursor, Detached};
 use super::{IoPageTable, IoptError, UnmappedRun};
 use crate::host::{Flow, IoTables};
 use crate::iova::IovaRange;
@@ -212,16 +212,17 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
         runs: &mut heapless::vec::VecView<UnmappedRun>,
     ) -> Result<Taken, IoptError> {
         loop {
-            let (level, found) = self.cursor.find(self.at)?;
+            let found = self.cursor.find(self.at)?;
+            let shift = self.cursor.level.table.shift;
             let (last, entries) = match found {
                 IoEntry::Leaf(leaf) => {
-                    let Some(entries) = self.leaves(&level, leaf, runs)? else {
+                    let Some(entries) = self.leaves(leaf, runs)? else {
                         return Ok(Taken::AsMuchAsFits);
                     };
-                    let bytes = (entries as u64) << level.table.shift.raw();
+                    let bytes = (entries as u64) << shift.raw();
                     (self.at.wrapping_add(bytes - 1), entries as u64)
                 }
-                _ => (self.at | level.table.shift.mask(), 1),
+                _ => (self.at | shift.mask(), 1),
             };
             // Behind the last address that there is comes nothing.
             let behind = last.checked_add(1).filter(|behind| *behind <= self.range.last().raw());
@@ -243,11 +244,11 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
     /// `None` if there is no room for the first.
     fn leaves(
         &mut self,
-        level: &Level<'m>,
         mut leaf: IoLeaf,
         runs: &mut heapless::vec::VecView<UnmappedRun>,
     ) -> Result<Option<usize>, IoptError> {
-        let (format, table) = (self.cursor.format, &level.table);
+        let (format, level) = (self.cursor.format, self.cursor.level);
+        let table = &level.table;
         let absent = tree::in_memory(&format, tree::absent(&format, table, Iova::new(self.at))?);
         let place = level.place(self.at);
         let end = self.range.last().raw().min(level.last);
@@ -289,7 +290,8 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
 
     /// Leaves the lowest table, and takes it out of the one above if the range covers all that it can map.
     fn detach(&mut self) {
-        let Some((above, below, level)) = self.cursor.leave() else { return };
+        let Some((below, depth)) = self.cursor.leave() else { return };
+        let above = self.cursor.level;
         let (start, last) = (Iova::new(below.start), Iova::new(below.last));
         if !self.detaches || !self.range.covers(start, last) {
             return;
@@ -299,7 +301,7 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
         let place = above.place(below.start);
         above.view.swap(place, tree::in_memory(&format, absent));
         self.cursor.wrote(place, 1);
-        let added = self.detached.add(&format, level, &below.table, &below.view);
+        let added = self.detached.add(&format, depth, &below.table, &below.view);
         debug_assert!(added.is_ok(), "a table of the format has absent entries");
     }
 }
