@@ -141,7 +141,7 @@ impl IoFormat for Zpci {
         if at.shift.raw() == PAGE { LeafSizes::NONE.with(at.shift) } else { LeafSizes::NONE }
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, at: &IoTable, raw: u64) -> IoEntry {
         if at.shift.raw() == PAGE {
             if raw & PAGE_INVALID != 0 {

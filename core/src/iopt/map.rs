@@ -381,6 +381,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
 
     /// How the values of so many entries follow from the first, if all that changes is the address, in its
     /// own place.
+    #[inline(always)]
     fn series(&self, entries: usize) -> Result<Option<Series>, IoptError> {
         let (leaf, table) = (self.leaf, self.table);
         let bytes = (entries as u64) << table.shift.raw();
@@ -397,47 +398,47 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         Ok(Some(Series { first, within, step: leaf.shift.bytes() }))
     }
 
-    /// What stands in a word, if anything does; never malformed.
-    fn found(&self, word: &Word, entry: u64) -> Result<Option<IoEntry>, IoptError> {
-        let raw = tree::in_memory(self.format, word.load(Ordering::Relaxed));
-        match self.format.decode(self.table, raw) {
-            IoEntry::Malformed => Err(IoptError::Corrupt { at: self.iova(entry), raw }),
-            IoEntry::Absent => Ok(None),
-            found => Ok(Some(found)),
-        }
-    }
-
-    #[inline]
-    fn store(&self, word: &Word, raw: u64) {
-        // Release: the IOMMU finds memory that was there before its entry.
-        word.store(tree::in_memory(self.format, raw), Ordering::Release);
-    }
-
-    /// Writes consecutive values into words.
-    #[inline]
-    fn store_all(&self, words: &[Word], first: u64, step: u64) {
-        let mut raw = first;
-        for word in words {
-            self.store(word, raw);
-            raw = raw.wrapping_add(step);
-        }
-    }
-
     /// Writes leaves into words that have no meaning yet.
     pub(super) fn fill(&self, words: &[Word]) -> Result<(), IoptError> {
+        // The order of bytes is chosen once a table and not word by word.
+        if self.format.big_endian() {
+            self.fill_as(words, u64::to_be)
+        } else {
+            self.fill_as(words, u64::to_le)
+        }
+    }
+
+    #[inline(always)]
+    fn fill_as(
+        &self,
+        words: &[Word],
+        in_memory: impl Fn(u64) -> u64 + Copy,
+    ) -> Result<(), IoptError> {
         let per_leaf = index(self.leaf.entries(self.table));
         match self.series(words.len())? {
-            Some(series) if per_leaf == 1 => self.store_all(words, series.first, series.step),
+            Some(series) if per_leaf == 1 => {
+                store_all(words, series.first, series.step, in_memory);
+            }
             Some(series) => {
                 for (number, group) in (0..).zip(words.chunks_exact(per_leaf)) {
-                    self.store_all(group, series.leaf(number), series.within);
+                    store_all(group, series.leaf(number), series.within, in_memory);
                 }
             }
-            None => {
-                for (entry, word) in (0..).zip(words) {
-                    self.store(word, self.encode(entry)?);
-                }
-            }
+            None => self.store_each(words, 0, in_memory)?,
+        }
+        Ok(())
+    }
+
+    /// Writes values that do not follow from one another, from a number on.
+    fn store_each(
+        &self,
+        words: &[Word],
+        first: u64,
+        in_memory: impl Fn(u64) -> u64,
+    ) -> Result<(), IoptError> {
+        for (entry, word) in (first..).zip(words) {
+            // Release: the IOMMU finds memory that was there before its entry.
+            word.store(in_memory(self.encode(entry)?), Ordering::Release);
         }
         Ok(())
     }
@@ -445,14 +446,24 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
     /// Writes leaves into words where nothing is mapped, and counts the words; what it met, if it did not
     /// come to the end.
     fn write(&self, words: &[Word], done: &mut u64) -> Result<Option<(u64, IoEntry)>, IoptError> {
+        if self.format.big_endian() {
+            self.write_as(words, done, u64::to_be)
+        } else {
+            self.write_as(words, done, u64::to_le)
+        }
+    }
+
+    #[inline(always)]
+    fn write_as(
+        &self,
+        words: &[Word],
+        done: &mut u64,
+        in_memory: impl Fn(u64) -> u64 + Copy,
+    ) -> Result<Option<(u64, IoEntry)>, IoptError> {
         let per_leaf = index(self.leaf.entries(self.table));
         match self.series(words.len())? {
-            // The order of bytes is chosen here and not word by word.
-            Some(series) if per_leaf == 1 && self.format.big_endian() => {
-                self.lines(words, series, done, u64::to_be)
-            }
-            Some(series) if per_leaf == 1 => self.lines(words, series, done, u64::to_le),
-            series => self.groups(words, per_leaf, series, done),
+            Some(series) if per_leaf == 1 => self.lines(words, series, done, in_memory),
+            series => self.groups(words, per_leaf, series, done, in_memory),
         }
     }
 
@@ -463,33 +474,30 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         words: &[Word],
         series: Series,
         done: &mut u64,
-        in_memory: impl Fn(u64) -> u64,
+        in_memory: impl Fn(u64) -> u64 + Copy,
     ) -> Result<Option<(u64, IoEntry)>, IoptError> {
         let absent = in_memory(self.absent);
         let first = index(u64::from(self.first).wrapping_neg()) % tree::LINE;
         let (front, rest) = words.split_at(first.min(words.len()));
         let (lines, behind) = rest.as_chunks::<{ tree::LINE }>();
         if !front.is_empty()
-            && let Some(met) = self.groups(front, 1, Some(series), done)?
+            && let Some(met) = self.groups(front, 1, Some(series), done, in_memory)?
         {
             return Ok(Some(met));
         }
         for line in lines {
-            let other =
-                line.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed) ^ absent);
-            if other == 0 {
-                let mut raw = series.leaf(*done);
-                for word in line {
-                    // Release: the IOMMU finds memory that was there before its entry.
-                    word.store(in_memory(raw), Ordering::Release);
-                    raw = raw.wrapping_add(series.step);
-                }
+            if all_are(line, absent) {
+                store_all(line, series.leaf(*done), series.step, in_memory);
                 *done += line.len() as u64;
-            } else if let Some(met) = self.groups(line, 1, Some(series), done)? {
+            } else if let Some(met) = self.groups(line, 1, Some(series), done, in_memory)? {
                 return Ok(Some(met));
             }
         }
-        if behind.is_empty() { Ok(None) } else { self.groups(behind, 1, Some(series), done) }
+        if behind.is_empty() {
+            Ok(None)
+        } else {
+            self.groups(behind, 1, Some(series), done, in_memory)
+        }
     }
 
     /// The same leaf by leaf.
@@ -500,32 +508,65 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         per_leaf: usize,
         series: Option<Series>,
         done: &mut u64,
+        in_memory: impl Fn(u64) -> u64 + Copy,
     ) -> Result<Option<(u64, IoEntry)>, IoptError> {
-        let absent = tree::in_memory(self.format, self.absent);
+        let absent = in_memory(self.absent);
         for group in words.chunks_exact(per_leaf) {
             // A leaf that takes several entries is there with all of them or not at all.
-            for (entry, word) in (*done..).zip(group) {
-                if word.load(Ordering::Relaxed) != absent
-                    && let Some(found) = self.found(word, entry)?
-                {
-                    return Ok(Some((entry, found)));
-                }
+            if !all_are(group, absent)
+                && let Some(met) = self.met(group, *done)?
+            {
+                return Ok(Some(met));
             }
             match series {
                 Some(series) => {
                     let raw = series.leaf(*done / per_leaf as u64);
-                    self.store_all(group, raw, series.within);
+                    store_all(group, raw, series.within, in_memory);
                 }
-                None => {
-                    for (entry, word) in (*done..).zip(group) {
-                        self.store(word, self.encode(entry)?);
-                    }
-                }
+                None => self.store_each(group, *done, in_memory)?,
             }
             *done += per_leaf as u64;
         }
         Ok(None)
     }
+
+    /// The first of some entries, counted from this number, that says something; never malformed.
+    #[cold]
+    fn met(&self, words: &[Word], first: u64) -> Result<Option<(u64, IoEntry)>, IoptError> {
+        for (entry, word) in (first..).zip(words) {
+            let raw = tree::in_memory(self.format, word.load(Ordering::Relaxed));
+            match self.format.decode(self.table, raw) {
+                IoEntry::Malformed => return Err(IoptError::Corrupt { at: self.iova(entry), raw }),
+                IoEntry::Absent => {}
+                found => return Ok(Some((entry, found))),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether words all have a value.
+#[inline(always)]
+fn all_are(words: &[Word], raw: u64) -> bool {
+    let differs = |any, word: &Word| any | word.load(Ordering::Relaxed) ^ raw;
+    let (lines, rest) = words.as_chunks::<{ tree::LINE }>();
+    lines.iter().all(|line| line.iter().fold(0, differs) == 0) && rest.iter().fold(0, differs) == 0
+}
+
+/// Writes consecutive values into words.
+#[inline(always)]
+fn store_all(words: &[Word], first: u64, step: u64, in_memory: impl Fn(u64) -> u64) {
+    let mut raw = first;
+    let mut store = |word: &Word| {
+        // Release: the IOMMU finds memory that was there before its entry.
+        word.store(in_memory(raw), Ordering::Release);
+        raw = raw.wrapping_add(step);
+    };
+    let (lines, rest) = words.as_chunks::<{ tree::LINE }>();
+    for line in lines {
+        line.iter().for_each(&mut store);
+    }
+    rest.iter().for_each(store);
 }
 
 /// Values that follow from one another.

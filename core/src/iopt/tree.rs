@@ -27,7 +27,7 @@ fn raw<F: IoFormat>(
 }
 
 /// What the entry for an address says; never malformed.
-#[inline]
+#[inline(always)]
 pub(super) fn entry<F: IoFormat>(
     format: &F,
     table: &IoTable,
@@ -152,7 +152,7 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
     }
 
     /// Goes to the lowest table on the way to an address, and says what its entry says: never a table.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&mut self, at: u64) -> Result<IoEntry, IoptError> {
         while !self.level.maps(at) && self.leave().is_some() {}
         loop {
