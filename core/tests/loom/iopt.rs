@@ -41,7 +41,7 @@ impl Domain {
         let mut runs = heapless::Vec::<UnmappedRun, 2>::new();
         let mut unmap = self.table.unmap(&self.memory, range).unwrap();
         let unmapped = unmap.step(&self.memory, &mut runs).unwrap().unwrap();
-        unmapped.flushed(&self.memory).unwrap();
+        unmapped.flushed(&self.memory).tables().unwrap();
         assert!(unmap.rest().is_none());
         let [run] = *runs else { panic!("{runs:?}") };
         run
