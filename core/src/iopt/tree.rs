@@ -207,8 +207,10 @@ impl<'m, F, T: IoTables> Cursor<'m, F, T> {
 /// What was written is said from below: an IOMMU that finds a link finds what is behind it.
 impl<F, T: IoTables> Drop for Cursor<'_, F, T> {
     fn drop(&mut self) {
-        while self.leave().is_some() {}
         self.changed.say(self.tables, &self.level.table);
+        for (level, changed) in self.above.iter().rev() {
+            changed.say(self.tables, &level.table);
+        }
         if let (Some(unsaid), true) = (self.unsaid, self.linking) {
             unsaid.fetch_sub(1, Ordering::Release);
         }

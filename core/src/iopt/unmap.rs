@@ -259,8 +259,8 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
             let at = Iova::new(self.at.wrapping_add((done as u64) << table.shift.raw()));
             let dirty = leaf.access.contains(Access::WRITE);
             let mut run = UnmappedRun { at, addr: leaf.addr, bytes: 0, dirty };
-            let joins = runs.last().is_some_and(|last| last.joins(&run));
-            if runs.is_full() && (self.tracking || !joins) {
+            let joins = |last: &UnmappedRun| !self.tracking && last.joins(&run);
+            if runs.is_full() && !runs.last().is_some_and(joins) {
                 break;
             }
             let per_leaf = index(leaf.entries(table));
@@ -347,8 +347,12 @@ fn sweep_as<F: IoFormat>(
     let rest = rest.get(..index(room)).unwrap_or(rest);
     let differs =
         |word: &Word, expected: u64| (in_memory(word.load(Ordering::Relaxed)) ^ expected) & !marks;
-    let (lines, _) = rest.as_chunks::<{ tree::LINE }>();
     let (mut done, mut expected) = (0, raw.wrapping_add(step));
+    // With scattered memory, all are so.
+    if rest.first().is_none_or(|word| differs(word, expected) != 0) {
+        return 1;
+    }
+    let (lines, _) = rest.as_chunks::<{ tree::LINE }>();
     for line in lines {
         let mut next = expected;
         let mut other = 0;
