@@ -395,7 +395,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
             1 => leaf.shift.bytes(),
             _ => self.encode(1)?.wrapping_sub(first),
         };
-        Ok(Some(Series { first, within, step: leaf.shift.bytes() }))
+        Ok(Some(Series { first, within, shift: table.shift }))
     }
 
     /// Writes leaves into words that have no meaning yet.
@@ -417,11 +417,11 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         let per_leaf = index(self.leaf.entries(self.table));
         match self.series(words.len())? {
             Some(series) if per_leaf == 1 => {
-                store_all(words, series.first, series.step, in_memory);
+                store_all(words, series.first, series.within, in_memory);
             }
             Some(series) => {
-                for (number, group) in (0..).zip(words.chunks_exact(per_leaf)) {
-                    store_all(group, series.leaf(number), series.within, in_memory);
+                for (entry, group) in (0..).step_by(per_leaf).zip(words.chunks_exact(per_leaf)) {
+                    store_all(group, series.leaf(entry), series.within, in_memory);
                 }
             }
             None => self.store_each(words, 0, in_memory)?,
@@ -487,7 +487,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         }
         for line in lines {
             if all_are(line, absent) {
-                store_all(line, series.leaf(*done), series.step, in_memory);
+                store_all(line, series.leaf(*done), series.within, in_memory);
                 *done += line.len() as u64;
             } else if let Some(met) = self.groups(line, 1, Some(series), done, in_memory)? {
                 return Ok(Some(met));
@@ -520,7 +520,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
             }
             match series {
                 Some(series) => {
-                    let raw = series.leaf(*done / per_leaf as u64);
+                    let raw = series.leaf(*done);
                     store_all(group, raw, series.within, in_memory);
                 }
                 None => self.store_each(group, *done, in_memory)?,
@@ -576,14 +576,14 @@ struct Series {
     first: u64,
     /// From one entry of a leaf to the next.
     within: u64,
-    /// From one leaf to the next.
-    step: u64,
+    /// What an entry maps: so much is from one leaf to the next for each of its entries.
+    shift: PageShift,
 }
 
 impl Series {
-    /// The first entry of a leaf.
+    /// The first entry of a leaf, by the number of that entry.
     #[inline]
-    const fn leaf(self, number: u64) -> u64 {
-        self.first.wrapping_add(self.step.wrapping_mul(number))
+    const fn leaf(self, entry: u64) -> u64 {
+        self.first.wrapping_add(entry << self.shift.raw())
     }
 }
