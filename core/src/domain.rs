@@ -187,8 +187,19 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// # Errors
     /// [`DomainError::NotFlushed`] if one of them did not say so; all have been asked.
     pub fn flush(&self, range: IovaRange, kept: Kept) -> Result<(), DomainError> {
-        let iommus = flush(self.iommus.iter().copied(), range, kept);
-        let devices = flush(self.devices.iter().copied(), range, kept);
+        self.flush_those(|_| true, range, kept)
+    }
+
+    /// Makes some of them forget a range: IOMMUs first, because devices fill their TLBs from theirs.
+    fn flush_those(
+        &self,
+        which: impl Fn(&dyn IoTlb) -> bool,
+        range: IovaRange,
+        kept: Kept,
+    ) -> Result<(), DomainError> {
+        let those = |tlb: &&dyn IoTlb| which(*tlb);
+        let iommus = flush(self.iommus.iter().copied().filter(&those), range, kept);
+        let devices = flush(self.devices.iter().copied().filter(&those), range, kept);
         iommus.and(devices).map_err(|FlushError| DomainError::NotFlushed { range })
     }
 
@@ -228,8 +239,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
             return flushed.and(Err(error.into()));
         }
         let Some(range) = range else { return Ok(()) };
-        let absent = || self.iommus.iter().chain(&self.devices).filter(|tlb| tlb.keeps_absent());
-        if flush(absent().copied(), range, Kept::Tables).is_ok() {
+        if self.flush_those(|tlb| tlb.keeps_absent(), range, Kept::Tables).is_ok() {
             return Ok(());
         }
         // A device would find its memory or not, as it happens.

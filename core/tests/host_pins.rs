@@ -541,7 +541,7 @@ fn every_table_size_from_none_to_enough() {
 fn a_measurement_that_fails_gives_a_bound() {
     let range = request(FIRST, PAGES).range;
     let bound = PinTable::words_for(&range, BASE).unwrap();
-    for size in [9, 40, 200] {
+    for size in [HEADER_WORDS, 40, 200] {
         let mut failures = 0;
         for call in 1..40 {
             let wrong = Wrong::Fails(call, SourceError::Busy);

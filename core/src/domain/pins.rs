@@ -10,7 +10,7 @@ use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, Iova, PageCount, PageShif
 
 use super::{Domain, DomainError, Unflushed};
 use crate::error::ErrorKind;
-use crate::host::{Flow, IoTables};
+use crate::host::{Flow, IoTables, Kept};
 use crate::iopt::{IoRun, IoptError, Unmapped, UnmappedRun};
 use crate::iova::IovaRange;
 use crate::table::{PinTable, Run, Runs, TableError};
@@ -96,8 +96,8 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     ///
     /// # Errors
     /// [`DomainError::Pins`] if nothing is pinned, or not for writing, which is asked for; else as
-    /// [`map`](Self::map). After
-    /// [`DomainError::NotFlushed`] the pins stay for good.
+    /// [`map`](Self::map). After [`DomainError::NotFlushed`] everybody is told once more; if that fails, too, the pins
+    /// stay for good: [`PinTable::stale`] counts them.
     pub fn map_pins<T: IoTables>(
         &self,
         tables: &T,
@@ -106,16 +106,19 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         access: Access,
         flags: IoFlags,
     ) -> Result<(), DomainError> {
-        let bytes = pinned(pins)?.1;
+        let (_, bytes) = pins.map_get()?;
         if access.contains(Access::WRITE) && !pins.writable() {
+            pins.map_put(bytes);
             return Err(TableError::ReadOnly.into());
         }
-        pins.map_get(bytes)?;
         let runs = Joined::new(pins).map(|(_, run)| run);
         let result = self.map(tables, start, runs, access, flags);
         match result {
             Ok(()) => {}
-            Err(DomainError::NotFlushed { .. }) => pins.unmapped(bytes),
+            // All of it was taken out again. Who was late gets a second time.
+            Err(DomainError::NotFlushed { range }) if self.flush(range, Kept::Leaves).is_err() => {
+                pins.unmapped(bytes);
+            }
             Err(_) => pins.map_put(bytes),
         }
         result
@@ -139,7 +142,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         pins: &PinTable<'p>,
         runs: &mut heapless::vec::VecView<UnmappedRun>,
     ) -> Result<(), UnmapPinsError<'t, 'p, F>> {
-        let (first, bytes) = pinned(pins).map_err(DomainError::from)?;
+        let (first, bytes) = pins.extent().map_err(DomainError::from)?;
         let outside = IoptError::OutsideAperture { at: start };
         let range = IovaRange::new(start, bytes).map_err(|_| DomainError::from(outside))?;
         let mut unmap = self.table.unmap(tables, range).map_err(DomainError::from)?;
@@ -192,8 +195,13 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
             while run.is_some_and(|(start, run)| va.wrapping_sub(start) >= run.bytes) {
                 run = runs.next();
             }
-            let here = run.map(|(start, run)| run.addr.raw().wrapping_add(va.wrapping_sub(start)));
-            if here == Some(leaf.addr.raw()) {
+            // As much of the run as the leaf maps.
+            let same = run.is_some_and(|(start, run)| {
+                let inside = va.wrapping_sub(start);
+                run.addr.checked_add(inside) == Some(leaf.addr)
+                    && run.bytes.wrapping_sub(inside) >= leaf.shift.bytes()
+            });
+            if same {
                 return Flow::Continue;
             }
             other = Some(at);
@@ -223,13 +231,6 @@ impl<'t, 'p, F: IoFormat> Stale<'t, 'p, F> {
     }
 }
 
-/// Where a table begins, and how many bytes it holds.
-fn pinned(pins: &PinTable<'_>) -> Result<(VirtAddr, u64), TableError> {
-    let range = pins.range().ok_or(TableError::Empty)?;
-    let bytes = range.pages().raw() << range.base().raw();
-    Ok((range.start(), bytes))
-}
-
 /// The memory of a table in order of virtual addresses, each piece with its own, as large as they come: all of
 /// it is released together.
 #[derive(Clone, Debug)]
@@ -240,8 +241,8 @@ struct Joined<'p> {
 
 impl<'p> Joined<'p> {
     fn new(pins: &PinTable<'p>) -> Self {
-        let base = pins.range().map_or(PageShift::SIZE_4K, |range| range.base());
-        Self { runs: pins.runs().peekable(), base }
+        let (runs, base) = pins.kept();
+        Self { runs: runs.peekable(), base }
     }
 }
 
