@@ -88,6 +88,18 @@ impl Journal {
         std::mem::take(&mut *lock(&self.calls))
     }
 
+    /// How many calls are in it.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        lock(&self.calls).len() as u64
+    }
+
+    /// Whether nobody was asked anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Lets the n-th call from now on time out, and all others succeed; 0 is none.
     pub fn fail(&self, nth: u64) {
         let calls = lock(&self.calls).len() as u64;
