@@ -58,14 +58,14 @@ extern "C" fn main() -> ! {
     let mut console = Console;
     let mut stage = Stage::new(&memory, &mut edu, Report::new(&mut console));
     stage.without_iommu();
-    let mut unit = SmmuUnit::new(registers(SMMU, smmu::REGISTERS), &memory, device);
+    let unit = SmmuUnit::new(registers(SMMU, smmu::REGISTERS), &memory, device);
     for (granule, widths) in SHAPES {
         for bits in widths {
             stage.report.heading(format_args!("SMMU, {granule:?}, {bits} bits"));
             let format = Smmu::stage1(granule, bits, HOST_BITS).expect("a shape that exists");
             // QEMU 7.2 takes addresses beyond 48 bits for lower ones.
             let blind = Blind { beyond: bits == 48, ..Blind::default() };
-            scenario::run(&mut stage, &mut unit, format, blind, CALLS);
+            scenario::run(&mut stage, &unit, format, blind, CALLS);
         }
     }
     exit(stage.report.end())

@@ -1,15 +1,24 @@
 //! What the scenario wants of an IOMMU, and the three that there are.
 
 use pinfold::IovaRange;
-use pinfold::iopt::IoPageTable;
-use pinfold_arch::{IoFormat, Iova, PageShift};
+use pinfold::host::{FlushError, IoTlb};
+use pinfold_arch::{IoFormat, IoTable, Iova, PageShift};
+
+use crate::registers::in_time;
 
 pub mod amdvi;
+mod ring;
 pub mod smmu;
 pub mod vtd;
 
+/// Pieces of a range after which it is told to forget a whole domain.
+const MANY: usize = 64;
+
 /// An IOMMU that translates for one device.
-pub trait Iommu {
+///
+/// The programs have one CPU and no interrupts: no call begins while another is under way. So what an IOMMU's driver
+/// counts is in atomics, as sharing it takes, but nobody waits for a lock.
+pub trait Iommu: IoTlb {
     /// The format of its tables.
     type Format: IoFormat;
 
@@ -25,21 +34,19 @@ pub trait Iommu {
     }
 
     /// Gives the device these tables, and forgets everything that was kept of others.
-    fn attach(&mut self, table: &IoPageTable<Self::Format>);
+    ///
+    /// # Errors
+    /// [`FlushError`] if it does not do so in time.
+    fn attach(&self, format: Self::Format, root: IoTable) -> Result<(), FlushError>;
 
     /// Takes the tables from the device: all its accesses are blocked.
-    fn detach(&mut self);
-
-    /// Forgets what is kept of these addresses, and no more than it must. Waits until that is done.
-    fn flush(&mut self, range: IovaRange);
-
-    /// Whether it may have kept that nothing was mapped: then it must be flushed after `map`, too.
-    fn keeps_absence(&self) -> bool {
-        false
-    }
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    fn detach(&self) -> Result<(), FlushError>;
 
     /// What it says of accesses that it blocked, and forgets.
-    fn faults(&mut self) -> Faults;
+    fn faults(&self) -> Faults;
 }
 
 /// What an IOMMU says of accesses that it blocked.
@@ -58,13 +65,18 @@ pub enum Faults {
     },
 }
 
+/// Waits until an IOMMU has done something.
+fn until(done: impl Fn() -> bool) -> Result<(), FlushError> {
+    if in_time(done) { Ok(()) } else { Err(FlushError) }
+}
+
 /// Divides a range into pieces that are each a power of two and aligned to themselves, of `base` at least and
 /// `most` at most.
 pub fn pieces(
     range: IovaRange,
     base: PageShift,
     most: PageShift,
-) -> impl Iterator<Item = (Iova, PageShift)> {
+) -> impl Iterator<Item = (Iova, PageShift)> + Clone {
     let mut next = Some(range.start());
     core::iter::from_fn(move || {
         let at = next?;
@@ -77,6 +89,11 @@ pub fn pieces(
         next = behind.filter(|behind| *behind <= range.last());
         Some((at, shift))
     })
+}
+
+/// Whether forgetting them one by one is worth it.
+fn are_few(pieces: impl Iterator) -> bool {
+    pieces.take(MANY + 1).count() <= MANY
 }
 
 #[cfg(test)]

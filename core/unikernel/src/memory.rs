@@ -1,6 +1,6 @@
 //! The machine's memory, as the program divides it.
 
-use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pinfold::host::{DirectMap, Flow, IoTables, PhysMem, Progress, SpinWait, TableView, Wait};
 use pinfold_arch::addr::index;
@@ -27,21 +27,21 @@ const GARBAGE: u64 = 0x0bad_0bad_0bad_0bad;
 pub struct Memory {
     map: DirectMap,
     base: u64,
-    next: Cell<u64>,
-    tables: Cell<u64>,
+    next: AtomicU64,
+    tables: AtomicU64,
 }
 
 impl Memory {
     /// The memory of a machine that has [`RAM`] bytes from `base` on; `map` reaches them from [`START`] on.
     #[must_use]
     pub const fn new(map: DirectMap, base: u64) -> Self {
-        Self { map, base, next: Cell::new(base + START), tables: Cell::new(0) }
+        Self { map, base, next: AtomicU64::new(base + START), tables: AtomicU64::new(0) }
     }
 
     /// Tables that were given out and did not come back.
     #[must_use]
-    pub const fn tables(&self) -> u64 {
-        self.tables.get()
+    pub fn tables(&self) -> u64 {
+        self.tables.load(Ordering::Relaxed)
     }
 
     /// Zeroed memory for what an IOMMU has beside page tables, forever.
@@ -105,13 +105,10 @@ impl Memory {
     }
 
     fn take(&self, bytes: u64) -> Option<PhysAddr> {
-        let at = self.next.get().next_multiple_of(bytes.max(PageShift::SIZE_4K.bytes()));
-        let end = at + bytes;
-        if end > self.base + TABLES_END {
-            return None;
-        }
-        self.next.set(end);
-        Some(PhysAddr::new(at))
+        let start = |next: u64| next.next_multiple_of(bytes.max(PageShift::SIZE_4K.bytes()));
+        let end = |next| Some(start(next) + bytes).filter(|end| *end <= self.base + TABLES_END);
+        let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
+        taken.ok().map(|next| PhysAddr::new(start(next)))
     }
 }
 
@@ -131,12 +128,12 @@ impl IoTables for Memory {
     fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let table = self.take(bytes)?;
         self.fill(table, bytes, GARBAGE);
-        self.tables.set(self.tables.get() + 1);
+        self.tables.fetch_add(1, Ordering::Relaxed);
         Some(table)
     }
 
     fn free(&self, table: PhysAddr, bytes: u64) {
         self.fill(table, bytes, GARBAGE);
-        self.tables.set(self.tables.get() - 1);
+        self.tables.fetch_sub(1, Ordering::Relaxed);
     }
 }

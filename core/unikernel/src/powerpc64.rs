@@ -58,14 +58,14 @@ extern "C" fn main(data: u64, entry: u64) -> ! {
 
     let mut console = Console;
     let mut stage = Stage::new(&memory, &mut edu, Report::new(&mut console));
-    let mut unit = Phb::new(registers(BRIDGE_REGISTERS, phb::REGISTERS), &bus, device);
+    let unit = Phb::new(registers(BRIDGE_REGISTERS, phb::REGISTERS), &bus, device);
     for (page, levels) in SHAPES {
         let shift = |raw| PageShift::new(raw).expect("a size");
         let format = Tce::new(shift(page), shift(WINDOW), levels).expect("a shape that exists");
         stage.report.heading(format_args!("PHB4, pages of 1 << {page}, {levels} levels"));
         // QEMU wraps addresses beyond the window, and keeps no TCEs.
         let blind = Blind { beyond: true, keeps: true };
-        scenario::run(&mut stage, &mut unit, format, blind, 0);
+        scenario::run(&mut stage, &unit, format, blind, 0);
     }
     exit(stage.report.end())
 }

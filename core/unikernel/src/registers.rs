@@ -15,6 +15,10 @@ pub struct Registers {
     bytes: usize,
 }
 
+// SAFETY: an address and a length that never change; each access is one load or store of a device's register, which is
+// no memory of the program's.
+unsafe impl Sync for Registers {}
+
 impl Registers {
     /// The registers in the `bytes` from `base` on.
     ///
@@ -77,20 +81,26 @@ impl Registers {
     }
 }
 
-/// Waits until a device has done something.
-///
-/// # Panics
-/// If it never does.
-pub fn wait(what: &str, done: impl Fn() -> bool) {
+/// Waits until a device has done something; `false` if it does not in time.
+#[must_use]
+pub fn in_time(done: impl Fn() -> bool) -> bool {
     for _ in 0..PATIENCE {
         if done() {
             // What the device wrote before is read after.
             fence(Ordering::SeqCst);
-            return;
+            return true;
         }
         core::hint::spin_loop();
     }
-    panic!("no answer: {what}");
+    false
+}
+
+/// The same for what a device must do.
+///
+/// # Panics
+/// If it does not.
+pub fn wait(what: &str, done: impl Fn() -> bool) {
+    assert!(in_time(done), "no answer: {what}");
 }
 
 /// The `bits` bits from `place` on.

@@ -36,7 +36,7 @@ extern "C" fn main() -> ! {
     let map = unsafe { DirectMap::new(start, base, memory::RAM - memory::START) };
     let memory = Memory::new(map, 0);
 
-    let mut function = Function::first();
+    let function = Function::first();
     let mut disk = Disk { function, memory: &memory, window: WINDOW };
     let mut console = Console;
     let mut stage = Stage::new(&memory, &mut disk, Report::new(&mut console));
@@ -44,7 +44,7 @@ extern "C" fn main() -> ! {
     let format = Zpci::new(3).expect("levels that exist");
     // QEMU drops what is beyond without a word.
     let blind = Blind { beyond: true, ..Blind::default() };
-    scenario::run(&mut stage, &mut function, format, blind, CALLS);
+    scenario::run(&mut stage, &function, format, blind, CALLS);
     exit(stage.report.end())
 }
 

@@ -19,8 +19,8 @@ mod space;
 mod stage;
 mod walls;
 
+pub use probe::WINDOW;
 use space::Space;
-pub use space::WINDOW;
 pub use stage::Stage;
 
 /// Leaves that are larger than memory cannot be tried.
@@ -41,7 +41,7 @@ pub struct Blind {
 /// All checks of one format on one IOMMU, with so many random calls. The device is blocked afterwards.
 pub fn run<U: Iommu>(
     stage: &mut Stage<'_, '_>,
-    unit: &mut U,
+    unit: &U,
     format: U::Format,
     blind: Blind,
     calls: u32,

@@ -77,7 +77,7 @@ fn vtd(stage: &mut Stage<'_, '_>, device: u8) {
         {
             unit.set_invalidation(invalidation);
             stage.report.heading(format_args!("VT-d, {levels} levels, invalidation by {name}"));
-            scenario::run(stage, &mut unit, format(levels), Blind::default(), CALLS);
+            scenario::run(stage, &unit, format(levels), Blind::default(), CALLS);
         }
     }
 }
@@ -85,10 +85,10 @@ fn vtd(stage: &mut Stage<'_, '_>, device: u8) {
 fn amdvi(stage: &mut Stage<'_, '_>, device: u8) {
     // SAFETY: as for VT-d; this machine has AMD-Vi.
     let registers = unsafe { Registers::new(AMDVI, amdvi::REGISTERS) };
-    let mut unit = AmdViUnit::new(registers, stage.memory, device);
+    let unit = AmdViUnit::new(registers, stage.memory, device);
     for levels in 3..=6 {
         stage.report.heading(format_args!("AMD-Vi, {levels} levels"));
         let format = AmdVi::new(levels).expect("levels that exist");
-        scenario::run(stage, &mut unit, format, Blind { beyond: true, ..Blind::default() }, CALLS);
+        scenario::run(stage, &unit, format, Blind { beyond: true, ..Blind::default() }, CALLS);
     }
 }

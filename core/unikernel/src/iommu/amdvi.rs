@@ -1,13 +1,16 @@
 //! AMD-Vi ("I/O Virtualization Technology (IOMMU) Specification", 48882: 2.2.2 device table, 2.4 commands, 3.4
 //! registers).
 
-use pinfold::IovaRange;
-use pinfold::iopt::IoPageTable;
-use pinfold_arch::{AmdVi, PageShift, PhysAddr};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use super::{Faults, Iommu, pieces};
+use pinfold::IovaRange;
+use pinfold::host::{FlushError, IoTlb, Kept};
+use pinfold_arch::{AmdVi, IoTable, PageShift, PhysAddr};
+
+use super::ring::{ENTRIES, LOG_ENTRIES, Ring};
+use super::{Faults, Iommu, are_few, pieces, until};
 use crate::memory::Memory;
-use crate::registers::{Registers, wait};
+use crate::registers::Registers;
 
 /// Bytes of registers.
 pub const REGISTERS: usize = 0x4000;
@@ -21,9 +24,9 @@ const COMMAND_TAIL: usize = 0x2008;
 /// Control: translate, and take commands.
 const ENABLE: u64 = 1 << 0;
 const ENABLE_COMMANDS: u64 = 1 << 12;
-/// 256 commands, where the address of their memory is.
-const COMMAND_COUNT: u64 = 256;
-const COMMAND_COUNT_CODE: u64 = 8 << 56;
+/// How many commands there is room for, where the address of their memory is.
+const COMMAND_COUNT: u64 = (LOG_ENTRIES as u64) << 56;
+const COMMAND: u64 = 16;
 /// Commands, by their number.
 const COMPLETION_WAIT: u64 = 1 << 60;
 const FORGET_DEVICE: u64 = 2 << 60;
@@ -48,11 +51,10 @@ pub struct AmdViUnit<'m> {
     device: u8,
     /// Its entry.
     entry: PhysAddr,
-    domain: u16,
-    commands: PhysAddr,
+    domain: AtomicU16,
+    commands: Ring<'m>,
     done: PhysAddr,
-    tail: u64,
-    waits: u64,
+    waits: AtomicU64,
 }
 
 impl<'m> AmdViUnit<'m> {
@@ -65,80 +67,86 @@ impl<'m> AmdViUnit<'m> {
         let table = memory.structure(DEVICES);
         let place = u64::from(device) * ENTRY;
         assert!(place < DEVICES, "device {device:#x} is beyond the table");
-        let mut unit = Self {
+        let unit = Self {
             registers,
             memory,
             device,
             entry: PhysAddr::new(table.raw() + place),
-            domain: 0,
-            commands: memory.structure(COMMAND_COUNT * 16),
+            domain: AtomicU16::new(0),
+            commands: Ring::new(memory),
             done: memory.structure(8),
-            tail: 0,
-            waits: 0,
+            waits: AtomicU64::new(0),
         };
         memory.store(unit.entry, AmdVi::BLOCKED);
         unit.registers.write64(DEVICE_TABLE, table.raw());
-        unit.registers.write64(COMMANDS, unit.commands.raw() | COMMAND_COUNT_CODE);
+        unit.registers.write64(COMMANDS, unit.commands.start().raw() | COMMAND_COUNT);
         unit.registers.write64(COMMAND_HEAD, 0);
         unit.registers.write64(COMMAND_TAIL, 0);
         unit.registers.write64(CONTROL, ENABLE | ENABLE_COMMANDS);
-        unit.wait_for_commands();
+        unit.complete().expect("AMD-Vi takes commands");
         unit
     }
 
-    fn push(&mut self, command: [u64; 2]) {
-        self.memory.store(PhysAddr::new(self.commands.raw() + self.tail * 16), command);
-        self.tail = (self.tail + 1) % COMMAND_COUNT;
-        self.registers.write64(COMMAND_TAIL, self.tail * 16);
+    fn push(&self, command: [u64; 2]) -> Result<(), FlushError> {
+        let taken = || self.registers.read64(COMMAND_HEAD) / COMMAND;
+        let made = self.commands.push(command, taken)?;
+        self.registers.write64(COMMAND_TAIL, made % ENTRIES * COMMAND);
+        Ok(())
     }
 
-    fn wait_for_commands(&mut self) {
-        self.waits += 1;
-        let (waits, done, memory) = (self.waits, self.done, self.memory);
-        self.push([COMPLETION_WAIT | done.raw() | STORE, waits]);
-        wait("AMD-Vi's commands", || memory.load(done) == Some([waits]));
+    /// Begins to forget pages of the domain.
+    fn forget(&self, pages: u64) -> Result<(), FlushError> {
+        let domain = u64::from(self.domain.load(Ordering::Relaxed));
+        self.push([FORGET_PAGES | domain << DOMAIN_PLACE, pages])
     }
 
-    fn pages(&self) -> u64 {
-        FORGET_PAGES | u64::from(self.domain) << DOMAIN_PLACE
-    }
-
-    fn write_entry(&mut self, entry: [u64; 4]) {
+    fn write_entry(&self, entry: [u64; 4]) -> Result<(), FlushError> {
         self.memory.store(self.entry, entry);
-        self.push([FORGET_DEVICE | u64::from(self.device), 0]);
-        self.push([self.pages(), ALL | SIZED | TABLES]);
-        self.wait_for_commands();
+        self.push([FORGET_DEVICE | u64::from(self.device), 0])?;
+        self.forget(ALL | SIZED | TABLES)?;
+        self.complete()
+    }
+}
+
+impl IoTlb for AmdViUnit<'_> {
+    fn invalidate(&self, range: IovaRange, kept: Kept) -> Result<(), FlushError> {
+        let tables = if kept == Kept::Tables { TABLES } else { 0 };
+        let mut pieces = pieces(range, PageShift::SIZE_4K, PageShift::SIZE_1G);
+        if !are_few(pieces.clone()) {
+            return self.forget(ALL | SIZED | tables);
+        }
+        pieces.try_for_each(|(at, shift)| {
+            // As in an entry: ones from bit 12 to below the top bit of what lies inside.
+            let size =
+                if shift == PageShift::SIZE_4K { 0 } else { shift.mask() >> 1 & !0xfff | SIZED };
+            self.forget(at.raw() | size | tables)
+        })
+    }
+
+    fn complete(&self) -> Result<(), FlushError> {
+        let waits = self.waits.fetch_add(1, Ordering::Relaxed) + 1;
+        self.push([COMPLETION_WAIT | self.done.raw() | STORE, waits])?;
+        until(|| self.memory.load(self.done) == Some([waits]))
     }
 }
 
 impl Iommu for AmdViUnit<'_> {
     type Format = AmdVi;
 
-    fn attach(&mut self, table: &IoPageTable<AmdVi>) {
+    fn attach(&self, format: AmdVi, root: IoTable) -> Result<(), FlushError> {
         // What is kept of the domain before goes with it: not every unit looks at the domain of what it keeps.
-        self.detach();
-        self.domain += 1;
-        let entry = table.format().device_table_entry(table.root().base, self.domain, false);
-        self.write_entry(entry.expect("an address that fits"));
+        self.detach()?;
+        let domain = self.domain.fetch_add(1, Ordering::Relaxed) + 1;
+        let entry = format.device_table_entry(root.base, domain, false);
+        self.write_entry(entry.expect("an address that fits"))
     }
 
-    fn detach(&mut self) {
-        self.write_entry(AmdVi::BLOCKED);
-    }
-
-    fn flush(&mut self, range: IovaRange) {
-        let most = PageShift::SIZE_1G;
-        for (at, shift) in pieces(range, PageShift::SIZE_4K, most) {
-            // As in an entry: ones from bit 12 to below the top bit of what lies inside.
-            let size =
-                if shift == PageShift::SIZE_4K { 0 } else { shift.mask() >> 1 & !0xfff | SIZED };
-            self.push([self.pages(), at.raw() | size | TABLES]);
-        }
-        self.wait_for_commands();
+    fn detach(&self) -> Result<(), FlushError> {
+        self.write_entry(AmdVi::BLOCKED)
     }
 
     /// Its log is not read: QEMU does not write it.
-    fn faults(&mut self) -> Faults {
+    fn faults(&self) -> Faults {
         Faults::Unknown
     }
 }

@@ -1,11 +1,14 @@
 //! Arm's SMMUv3, stage 1 ("System Memory Management Unit Architecture Specification, SMMU architecture version 3",
 //! IHI 0070: 6.3 registers, 4 commands, 7 events, 5.2 and 5.4 the device's entry).
 
-use pinfold::IovaRange;
-use pinfold::iopt::IoPageTable;
-use pinfold_arch::{IoFormat, Iova, PageShift, PhysAddr, Smmu, SmmuRoot};
+use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
-use super::{Faults, Iommu, pieces};
+use pinfold::IovaRange;
+use pinfold::host::{FlushError, IoTlb, Kept};
+use pinfold_arch::{IoFormat, IoTable, Iova, PageShift, PhysAddr, Smmu, SmmuRoot};
+
+use super::ring::{ENTRIES, LOG_ENTRIES, Ring};
+use super::{Faults, Iommu, are_few, pieces, until};
 use crate::memory::Memory;
 use crate::registers::{Registers, wait};
 
@@ -35,19 +38,21 @@ const HINT: u64 = 1 << 62;
 
 /// How many there are, as a power of two.
 const LOG_STREAMS: u32 = 8;
-const LOG_COMMANDS: u32 = 8;
 const LOG_EVENTS: u32 = 10;
 
 /// Commands, by their number; the device is in the upper half, and so are tags.
 const FORGET_STREAM: u64 = 0x03;
 const FORGET_CONTEXTS: u64 = 0x06;
 const FORGET_ALL_PAGES: u64 = 0x10;
+const FORGET_TAG: u64 = 0x11;
 const FORGET_PAGES: u64 = 0x12;
 const SYNC: u64 = 0x46;
 const TAG_PLACE: u32 = 48;
 /// In `FORGET_PAGES`: twice as many pages for each, and the granule that they are counted in.
 const SCALE_PLACE: u32 = 20;
 const GRANULE_PLACE: u32 = 10;
+/// Beside the address: tables that lead to them are as they were.
+const LEAVES: u64 = 1 << 0;
 /// In the second doubleword of an event.
 const EVENT_READ: u64 = 1 << 35;
 
@@ -60,11 +65,11 @@ pub struct SmmuUnit<'m> {
     /// Its stream table entry, and the context that this points to.
     stream: PhysAddr,
     context: PhysAddr,
-    tag: u16,
-    granule: PageShift,
-    commands: PhysAddr,
+    tag: AtomicU16,
+    /// Of the tables, as a shift.
+    granule: AtomicU8,
+    commands: Ring<'m>,
     events: PhysAddr,
-    made: u32,
 }
 
 impl<'m> SmmuUnit<'m> {
@@ -75,29 +80,28 @@ impl<'m> SmmuUnit<'m> {
     #[must_use]
     pub fn new(registers: Registers, memory: &'m Memory, device: u8) -> Self {
         let streams = memory.structure(64 << LOG_STREAMS);
-        let mut unit = Self {
+        let unit = Self {
             registers,
             memory,
             device,
             stream: PhysAddr::new(streams.raw() + u64::from(device) * 64),
             context: memory.structure(64),
-            tag: 0,
-            granule: PageShift::SIZE_4K,
-            commands: memory.structure(16 << LOG_COMMANDS),
+            tag: AtomicU16::new(0),
+            granule: AtomicU8::new(PageShift::SIZE_4K.raw()),
+            commands: Ring::new(memory),
             events: memory.structure(32 << LOG_EVENTS),
-            made: 0,
         };
         let registers = &unit.registers;
         registers.write32(ATTRIBUTES, CACHED);
         registers.write64(STREAMS, streams.raw() | HINT);
         registers.write32(STREAMS_SHAPE, LOG_STREAMS);
-        registers.write64(COMMANDS, unit.commands.raw() | u64::from(LOG_COMMANDS));
+        registers.write64(COMMANDS, unit.commands.start().raw() | u64::from(LOG_ENTRIES));
         registers.write64(EVENTS, unit.events.raw() | u64::from(LOG_EVENTS));
         for index in [COMMANDS_MADE, COMMANDS_TAKEN, EVENTS_MADE, EVENTS_TAKEN] {
             registers.write32(index, 0);
         }
         unit.control(TAKE_COMMANDS | TAKE_EVENTS);
-        unit.write_stream(Smmu::BLOCKED);
+        unit.detach().expect("SMMU takes commands");
         unit.control(TAKE_COMMANDS | TAKE_EVENTS | TRANSLATE);
         unit
     }
@@ -107,72 +111,76 @@ impl<'m> SmmuUnit<'m> {
         wait("SMMU's control", || self.registers.read32(CONTROL_DONE) == bits);
     }
 
-    fn push(&mut self, command: [u64; 2]) {
-        let place = self.made % (1 << LOG_COMMANDS);
-        self.memory.store(PhysAddr::new(self.commands.raw() + u64::from(place) * 16), command);
-        // One bit more than the index: an empty queue and a full one differ.
-        self.made = (self.made + 1) % (2 << LOG_COMMANDS);
-        self.registers.write32(COMMANDS_MADE, self.made);
+    fn push(&self, command: [u64; 2]) -> Result<(), FlushError> {
+        let taken = || u64::from(self.registers.read32(COMMANDS_TAKEN));
+        let made = self.commands.push(command, taken)?;
+        self.registers.write32(COMMANDS_MADE, index(made));
+        Ok(())
     }
 
-    fn sync(&mut self) {
-        self.push([SYNC, 0]);
-        // An error is shown in the same register, and then the queue stands still.
-        wait("SMMU's commands", || self.registers.read32(COMMANDS_TAKEN) == self.made);
-    }
-
-    fn write_stream(&mut self, entry: [u64; 8]) {
+    fn write_stream(&self, entry: [u64; 8]) -> Result<(), FlushError> {
         self.memory.store(self.stream, entry);
         let device = u64::from(self.device) << 32;
-        self.push([FORGET_STREAM | device, 1]);
-        self.push([FORGET_CONTEXTS | device, 0]);
-        self.push([FORGET_ALL_PAGES, 0]);
-        self.sync();
+        self.push([FORGET_STREAM | device, 1])?;
+        self.push([FORGET_CONTEXTS | device, 0])?;
+        self.push([FORGET_ALL_PAGES, 0])?;
+        self.complete()
+    }
+}
+
+/// Commands that were made, as the registers count them: in two rounds, so that an empty queue and a full one differ.
+const fn index(made: u64) -> u32 {
+    (made % (2 * ENTRIES)) as u32
+}
+
+impl IoTlb for SmmuUnit<'_> {
+    fn invalidate(&self, range: IovaRange, kept: Kept) -> Result<(), FlushError> {
+        let tag = u64::from(self.tag.load(Ordering::Relaxed)) << TAG_PLACE;
+        let granule = self.granule.load(Ordering::Relaxed);
+        let base = PageShift::new(granule).ok_or(FlushError)?;
+        let mut pieces = pieces(range, base, PageShift::SIZE_1G);
+        if !are_few(pieces.clone()) {
+            return self.push([FORGET_TAG | tag, 0]);
+        }
+        let hint = if kept == Kept::Leaves { LEAVES } else { 0 };
+        let unit = u64::from((granule - 10) / 2) << GRANULE_PLACE;
+        pieces.try_for_each(|(at, shift)| {
+            let scale = u64::from(shift.raw() - granule);
+            let unit = if scale == 0 { 0 } else { unit };
+            self.push([FORGET_PAGES | tag | scale << SCALE_PLACE, at.raw() | unit | hint])
+        })
+    }
+
+    fn complete(&self) -> Result<(), FlushError> {
+        self.push([SYNC, 0])?;
+        // An error is shown in the same register, and then the queue stands still.
+        until(|| self.registers.read32(COMMANDS_TAKEN) == index(self.commands.made()))
     }
 }
 
 impl Iommu for SmmuUnit<'_> {
     type Format = Smmu;
 
-    fn attach(&mut self, table: &IoPageTable<Smmu>) {
-        self.tag += 1;
-        let format = table.format();
-        self.granule = format.base();
+    fn attach(&self, format: Smmu, root: IoTable) -> Result<(), FlushError> {
+        let tag = self.tag.fetch_add(1, Ordering::Relaxed) + 1;
+        self.granule.store(format.base().raw(), Ordering::Relaxed);
         // No device may see it half written.
-        self.write_stream(Smmu::BLOCKED);
-        match format.root(table.root().base, self.tag).expect("an address that fits") {
+        self.detach()?;
+        match format.root(root.base, tag).expect("an address that fits") {
             SmmuRoot::Context(context) => {
                 self.memory.store(self.context, context);
                 let entry = format.stream_of_context(self.context);
-                self.write_stream(entry.expect("an address that fits"));
+                self.write_stream(entry.expect("an address that fits"))
             }
             SmmuRoot::Stream(entry) => self.write_stream(entry),
         }
     }
 
-    fn detach(&mut self) {
-        self.write_stream(Smmu::BLOCKED);
+    fn detach(&self) -> Result<(), FlushError> {
+        self.write_stream(Smmu::BLOCKED)
     }
 
-    fn flush(&mut self, range: IovaRange) {
-        let granule = match self.granule.raw() {
-            12 => 1_u64,
-            14 => 2,
-            _ => 3,
-        };
-        let tag = FORGET_PAGES | u64::from(self.tag) << TAG_PLACE;
-        for (at, shift) in pieces(range, self.granule, PageShift::SIZE_1G) {
-            let scale = u64::from(shift.raw() - self.granule.raw());
-            if scale == 0 {
-                self.push([tag, at.raw()]);
-            } else {
-                self.push([tag | scale << SCALE_PLACE, at.raw() | granule << GRANULE_PLACE]);
-            }
-        }
-        self.sync();
-    }
-
-    fn faults(&mut self) -> Faults {
+    fn faults(&self) -> Faults {
         let made = self.registers.read32(EVENTS_MADE);
         let taken = self.registers.read32(EVENTS_TAKEN);
         if made == taken {

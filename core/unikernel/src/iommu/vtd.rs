@@ -1,11 +1,14 @@
 //! Intel VT-d in legacy mode ("Virtualization Technology for Directed I/O", revision 4.1: 11.4 registers, 6.5
 //! invalidation, 9.1 and 9.3 root and context entries).
 
-use pinfold::IovaRange;
-use pinfold::iopt::IoPageTable;
-use pinfold_arch::{IoFormat, Iova, PageShift, PhysAddr, Vtd};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use super::{Faults, Iommu, pieces};
+use pinfold::IovaRange;
+use pinfold::host::{FlushError, IoTlb, Kept};
+use pinfold_arch::{IoFormat, IoTable, Iova, PageShift, PhysAddr, Vtd};
+
+use super::ring::{ENTRIES, Ring};
+use super::{Faults, Iommu, are_few, pieces, until};
 use crate::memory::Memory;
 use crate::registers::{Registers, field, wait};
 
@@ -19,6 +22,7 @@ const STATUS: usize = 0x1c;
 const ROOT: usize = 0x20;
 const CONTEXT_COMMAND: usize = 0x28;
 const FAULT_STATUS: usize = 0x34;
+const QUEUE_HEAD: usize = 0x80;
 const QUEUE_TAIL: usize = 0x88;
 const QUEUE: usize = 0x90;
 
@@ -35,16 +39,20 @@ const CACHING_MODE: u64 = 1 << 7;
 const GO: u64 = 1 << 63;
 const CONTEXT_ALL: u64 = 1 << 61;
 const IOTLB_ALL: u64 = 1 << 60;
+const IOTLB_DOMAIN: u64 = 2 << 60;
 const IOTLB_PAGES: u64 = 3 << 60;
 const IOTLB_DOMAIN_PLACE: u32 = 32;
 /// Descriptors of the queue.
 const QUEUE_CONTEXT_ALL: u64 = 1 | 1 << 4;
 const QUEUE_IOTLB_ALL: u64 = 2 | 1 << 4;
+const QUEUE_IOTLB_DOMAIN: u64 = 2 | 2 << 4;
 const QUEUE_IOTLB_PAGES: u64 = 2 | 3 << 4;
 const QUEUE_DOMAIN_PLACE: u32 = 16;
 /// Write what the upper half says to where the second doubleword says.
 const QUEUE_WAIT: u64 = 5 | 1 << 5;
-const QUEUE_ENTRIES: u64 = 256;
+const QUEUE_ENTRY: u64 = 16;
+/// With the address of pages, both ways: tables that lead to them are as they were.
+const LEAVES: u64 = 1 << 6;
 /// In a fault record's second doubleword.
 const FAULT: u64 = 1 << 63;
 const FAULT_READ: u64 = 1 << 62;
@@ -67,11 +75,10 @@ pub struct VtdUnit<'m> {
     memory: &'m Memory,
     /// The device's context entry.
     context: PhysAddr,
-    domain: u16,
-    queue: PhysAddr,
+    domain: AtomicU16,
+    queue: Ring<'m>,
     done: PhysAddr,
-    tail: u64,
-    waits: u32,
+    waits: AtomicU32,
     invalidation: Invalidation,
 }
 
@@ -89,11 +96,10 @@ impl<'m> VtdUnit<'m> {
             registers,
             memory,
             context: PhysAddr::new(contexts.raw() + u64::from(device) * 16),
-            domain: 0,
-            queue: memory.structure(QUEUE_ENTRIES * 16),
+            domain: AtomicU16::new(0),
+            queue: Ring::new(memory),
             done: memory.structure(8),
-            tail: 0,
-            waits: 0,
+            waits: AtomicU32::new(0),
             invalidation: Invalidation::Registers,
         };
         unit.registers.write64(ROOT, roots.raw());
@@ -111,9 +117,9 @@ impl<'m> VtdUnit<'m> {
             return;
         }
         if invalidation == Invalidation::Queued {
-            self.tail = 0;
+            self.queue.restart();
             self.registers.write64(QUEUE_TAIL, 0);
-            self.registers.write64(QUEUE, self.queue.raw());
+            self.registers.write64(QUEUE, self.queue.start().raw());
             self.command(QUEUED);
         } else {
             let kept = self.registers.read32(STATUS) & STAYS;
@@ -145,40 +151,87 @@ impl<'m> VtdUnit<'m> {
         shift.expect("a size of pages")
     }
 
-    fn run(&self, register: usize, command: u64) {
+    /// Waits for the last command in a register.
+    fn idle(&self, register: usize) -> Result<(), FlushError> {
+        until(|| self.registers.read64(register) & GO == 0)
+    }
+
+    fn run(&self, register: usize, command: u64) -> Result<(), FlushError> {
         self.registers.write64(register, GO | command);
-        wait("VT-d forgets", || self.registers.read64(register) & GO == 0);
+        self.idle(register)
     }
 
-    fn push(&mut self, descriptor: [u64; 2]) {
-        let at = self.queue.raw() + self.tail * 16;
-        self.memory.store(PhysAddr::new(at), descriptor);
-        self.tail = (self.tail + 1) % QUEUE_ENTRIES;
-        self.registers.write64(QUEUE_TAIL, self.tail * 16);
+    fn push(&self, descriptor: [u64; 2]) -> Result<(), FlushError> {
+        let taken = || self.registers.read64(QUEUE_HEAD) / QUEUE_ENTRY;
+        let made = self.queue.push(descriptor, taken)?;
+        self.registers.write64(QUEUE_TAIL, made % ENTRIES * QUEUE_ENTRY);
+        Ok(())
     }
 
-    fn wait_for_queue(&mut self) {
-        self.waits += 1;
-        let (waits, done) = (u64::from(self.waits), self.done);
-        self.push([QUEUE_WAIT | waits << 32, done.raw()]);
-        let memory = self.memory;
-        wait("VT-d's queue", || memory.load(done) == Some([waits]));
+    fn wait_for_queue(&self) -> Result<(), FlushError> {
+        let waits = u64::from(self.waits.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
+        self.push([QUEUE_WAIT | waits << 32, self.done.raw()])?;
+        until(|| self.memory.load(self.done) == Some([waits]))
     }
 
-    fn write_context(&mut self, entry: [u64; 2]) {
+    fn write_context(&self, entry: [u64; 2]) -> Result<(), FlushError> {
         // Not valid while it is half old and half new.
         self.memory.store(self.context, Vtd::NO_ENTRY);
         self.memory.store(self.context, entry);
         match self.invalidation {
             Invalidation::Registers => {
-                self.run(CONTEXT_COMMAND, CONTEXT_ALL);
-                self.run(self.iotlb() + 8, IOTLB_ALL);
+                self.run(CONTEXT_COMMAND, CONTEXT_ALL)?;
+                self.run(self.iotlb() + 8, IOTLB_ALL)
             }
             Invalidation::Queued => {
-                self.push([QUEUE_CONTEXT_ALL, 0]);
-                self.push([QUEUE_IOTLB_ALL, 0]);
-                self.wait_for_queue();
+                self.push([QUEUE_CONTEXT_ALL, 0])?;
+                self.push([QUEUE_IOTLB_ALL, 0])?;
+                self.wait_for_queue()
             }
+        }
+    }
+
+    /// Begins to forget some pages of the domain, or all.
+    fn forget(&self, pages: Option<u64>) -> Result<(), FlushError> {
+        let domain = u64::from(self.domain.load(Ordering::Relaxed));
+        let which = |some, all| if pages.is_some() { some } else { all };
+        match self.invalidation {
+            Invalidation::Registers => {
+                let what = which(IOTLB_PAGES, IOTLB_DOMAIN) | domain << IOTLB_DOMAIN_PLACE;
+                // It takes one at a time.
+                self.idle(self.iotlb() + 8)?;
+                self.registers.write64(self.iotlb(), pages.unwrap_or(0));
+                self.registers.write64(self.iotlb() + 8, GO | what);
+                Ok(())
+            }
+            Invalidation::Queued => {
+                let what = which(QUEUE_IOTLB_PAGES, QUEUE_IOTLB_DOMAIN);
+                self.push([what | domain << QUEUE_DOMAIN_PLACE, pages.unwrap_or(0)])
+            }
+        }
+    }
+}
+
+impl IoTlb for VtdUnit<'_> {
+    fn keeps_absent(&self) -> bool {
+        self.registers.read64(CAPABILITY) & CACHING_MODE != 0
+    }
+
+    fn invalidate(&self, range: IovaRange, kept: Kept) -> Result<(), FlushError> {
+        let mut pieces = pieces(range, PageShift::SIZE_4K, self.largest());
+        if !are_few(pieces.clone()) {
+            return self.forget(None);
+        }
+        let hint = if kept == Kept::Leaves { LEAVES } else { 0 };
+        pieces.try_for_each(|(at, shift)| {
+            self.forget(Some(at.raw() | hint | u64::from(shift.raw() - 12)))
+        })
+    }
+
+    fn complete(&self) -> Result<(), FlushError> {
+        match self.invalidation {
+            Invalidation::Registers => self.idle(self.iotlb() + 8),
+            Invalidation::Queued => self.wait_for_queue(),
         }
     }
 }
@@ -191,38 +244,17 @@ impl Iommu for VtdUnit<'_> {
         self.registers.read64(CAPABILITY) >> (LEVELS_PLACE + format.levels() - 2) & 1 == 1
     }
 
-    fn attach(&mut self, table: &IoPageTable<Vtd>) {
-        self.domain += 1;
-        let entry = table.format().context_entry(table.root().base, self.domain, false);
-        self.write_context(entry.expect("an address that fits"));
+    fn attach(&self, format: Vtd, root: IoTable) -> Result<(), FlushError> {
+        let domain = self.domain.fetch_add(1, Ordering::Relaxed) + 1;
+        let entry = format.context_entry(root.base, domain, false);
+        self.write_context(entry.expect("an address that fits"))
     }
 
-    fn detach(&mut self) {
-        self.write_context(Vtd::NO_ENTRY);
+    fn detach(&self) -> Result<(), FlushError> {
+        self.write_context(Vtd::NO_ENTRY)
     }
 
-    fn flush(&mut self, range: IovaRange) {
-        let domain = u64::from(self.domain);
-        for (at, shift) in pieces(range, PageShift::SIZE_4K, self.largest()) {
-            let pages = at.raw() | u64::from(shift.raw() - 12);
-            match self.invalidation {
-                Invalidation::Registers => {
-                    self.registers.write64(self.iotlb(), pages);
-                    self.run(self.iotlb() + 8, IOTLB_PAGES | domain << IOTLB_DOMAIN_PLACE);
-                }
-                Invalidation::Queued => {
-                    self.push([QUEUE_IOTLB_PAGES | domain << QUEUE_DOMAIN_PLACE, pages]);
-                    self.wait_for_queue();
-                }
-            }
-        }
-    }
-
-    fn keeps_absence(&self) -> bool {
-        self.registers.read64(CAPABILITY) & CACHING_MODE != 0
-    }
-
-    fn faults(&mut self) -> Faults {
+    fn faults(&self) -> Faults {
         let record = self.fault_record();
         let (at, why) = (self.registers.read64(record), self.registers.read64(record + 8));
         if self.registers.read32(FAULT_STATUS) & FAULT_PENDING == 0 || why & FAULT == 0 {

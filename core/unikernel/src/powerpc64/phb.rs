@@ -1,8 +1,8 @@
 //! A PCI host bridge of POWER9 (PHB4): one window of DMA addresses for one device.
 
 use pinfold::IovaRange;
-use pinfold::iopt::IoPageTable;
-use pinfold_arch::Tce;
+use pinfold::host::{FlushError, IoTlb, Kept};
+use pinfold_arch::{IoTable, Tce};
 use pinfold_unikernel::iommu::{Faults, Iommu};
 use pinfold_unikernel::registers::Registers;
 
@@ -46,41 +46,49 @@ impl Phb {
             add,
         ];
         assert_eq!(call(SET_PE, group), 0, "a group for the device");
-        let mut bridge = Self { registers, bridge: bus.bridge };
-        bridge.detach();
+        let bridge = Self { registers, bridge: bus.bridge };
+        bridge.detach().expect("an empty window");
         bridge
     }
 
-    fn set_window(&self, entry: u64) {
+    fn set_window(&self, entry: u64) -> Result<(), FlushError> {
         self.registers.write64(TABLE, WINDOWS | WINDOW);
         self.registers.write64(TABLE_DATA, entry);
-        self.forget();
+        self.forget()
     }
 
-    fn forget(&self) {
-        assert_eq!(call(TCE_KILL, [self.bridge, ALL_OF_PE, PE, 4096, 0, 0]), 0, "forgetting TCEs");
+    fn forget(&self) -> Result<(), FlushError> {
+        let code = call(TCE_KILL, [self.bridge, ALL_OF_PE, PE, 4096, 0, 0]);
+        if code == 0 { Ok(()) } else { Err(FlushError) }
+    }
+}
+
+impl IoTlb for Phb {
+    /// Firmware takes pages for all of the group on this bridge; so all is what it is told.
+    fn invalidate(&self, _: IovaRange, _: Kept) -> Result<(), FlushError> {
+        self.forget()
+    }
+
+    /// Firmware has waited.
+    fn complete(&self) -> Result<(), FlushError> {
+        Ok(())
     }
 }
 
 impl Iommu for Phb {
     type Format = Tce;
 
-    fn attach(&mut self, table: &IoPageTable<Tce>) {
-        let entry = table.format().window_entry(table.root().base);
-        self.set_window(entry.expect("an address and a page size that it has"));
+    fn attach(&self, format: Tce, root: IoTable) -> Result<(), FlushError> {
+        let entry = format.window_entry(root.base);
+        self.set_window(entry.expect("an address and a page size that it has"))
     }
 
-    fn detach(&mut self) {
-        self.set_window(0);
-    }
-
-    /// Firmware takes pages for all of the group on this bridge; so all is what it is told.
-    fn flush(&mut self, _: IovaRange) {
-        self.forget();
+    fn detach(&self) -> Result<(), FlushError> {
+        self.set_window(0)
     }
 
     /// A blocked access would freeze the group; QEMU lets it pass and says nothing.
-    fn faults(&mut self) -> Faults {
+    fn faults(&self) -> Faults {
         Faults::Unknown
     }
 }

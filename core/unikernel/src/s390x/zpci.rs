@@ -1,8 +1,8 @@
 //! PCI as s390 has it: a function's handle, its spaces, and its translation.
 
 use pinfold::IovaRange;
-use pinfold::iopt::IoPageTable;
-use pinfold_arch::{IoFormat, Iova, Zpci};
+use pinfold::host::{FlushError, IoTlb, Kept};
+use pinfold_arch::{IoFormat, IoTable, Iova, Zpci};
 use pinfold_unikernel::iommu::{Faults, Iommu};
 
 use super::instructions::{chsc, clp, mpcifc, pcilg, pcistg, rpcit, stpcifc};
@@ -96,6 +96,27 @@ fn call(block: [u64; 5]) {
     assert_eq!(Page::Call.load(REQUEST) >> 32 & 0xffff, GOOD, "an answer about PCI {block:x?}");
 }
 
+impl IoTlb for Function {
+    /// QEMU keeps all that there is, and reads no table otherwise.
+    fn keeps_absent(&self) -> bool {
+        true
+    }
+
+    fn invalidate(&self, range: IovaRange, _: Kept) -> Result<(), FlushError> {
+        let (start, last) = (range.start().raw().max(FIRST), range.last().raw());
+        // Without tables nothing is kept, nor below the first address.
+        if last < start || !self.is(REGISTERED) {
+            return Ok(());
+        }
+        if rpcit(self.handle, start, last - start + 1) == 0 { Ok(()) } else { Err(FlushError) }
+    }
+
+    /// The instruction has waited.
+    fn complete(&self) -> Result<(), FlushError> {
+        Ok(())
+    }
+}
+
 impl Iommu for Function {
     type Format = Zpci;
 
@@ -108,30 +129,21 @@ impl Iommu for Function {
         Iova::new(FIRST)
     }
 
-    fn attach(&mut self, table: &IoPageTable<Zpci>) {
-        self.detach();
-        let format = table.format();
-        let anchor = format.anchor(table.root().base).expect("an address that fits");
+    fn attach(&self, format: Zpci, root: IoTable) -> Result<(), FlushError> {
+        self.detach()?;
+        let anchor = format.anchor(root.base).expect("an address that fits");
         self.change(REGISTER, [0, 0, FIRST, format.last().raw(), anchor]);
+        Ok(())
     }
 
-    fn detach(&mut self) {
+    fn detach(&self) -> Result<(), FlushError> {
         if self.is(REGISTERED) {
             self.change(DEREGISTER, [0; 5]);
         }
+        Ok(())
     }
 
-    fn flush(&mut self, range: IovaRange) {
-        let bytes = range.last().raw() - range.start().raw() + 1;
-        assert_eq!(rpcit(self.handle, range.start().raw(), bytes), 0, "tables read anew");
-    }
-
-    /// QEMU keeps all that there is, and reads no table otherwise.
-    fn keeps_absence(&self) -> bool {
-        true
-    }
-
-    fn faults(&mut self) -> Faults {
+    fn faults(&self) -> Faults {
         if !self.is_in_error() {
             return Faults::None;
         }

@@ -17,12 +17,14 @@ pub(super) fn each_size<U: Iommu>(space: &mut Space<'_, '_, '_, U>, blind: Blind
 fn one<U: Iommu>(space: &mut Space<'_, '_, '_, U>, shift: PageShift, blind: Blind) {
     let (page, data, bytes) = space.probe.stage.memory.page(shift);
     let (at, run, size) = (place(shift), IoRun { addr: page, bytes: shift.bytes() }, Size(shift));
-    space.map(at, &[run], Access::all()).expect("room for a leaf");
-    space.is_one_leaf(at, run, Access::all());
-
     let offset = data.raw() - page.raw();
     let inside = |bytes: u64| Iova::new(at.raw() + offset + bytes);
     let memory = |bytes: u64| PhysAddr::new(data.raw() + bytes);
+    // Whoever keeps that nothing is there has seen it now.
+    space.probe.blocked(inside(0), memory(0), format_args!("{size} leaf, not mapped yet"));
+    space.map(at, &[run], Access::all()).expect("room for a leaf");
+    space.is_one_leaf(at, run, Access::all());
+
     let probe = &mut space.probe;
     for (there, name) in [(0, "first"), (bytes / 2, "middle"), (bytes - TRANSFER, "last")] {
         probe.reaches(inside(there), memory(there), format_args!("{size} leaf, {name} bytes"));

@@ -4,15 +4,17 @@ use core::fmt::Arguments;
 
 use pinfold_arch::{Iova, PageShift, PhysAddr};
 
-use super::space::WINDOW;
 use super::stage::{Stage, Words};
 use crate::dma::TRANSFER;
 use crate::iommu::{Faults, Iommu};
 
+/// Where the page is mapped through which the device's buffer is filled and emptied.
+pub const WINDOW: Iova = Iova::new(0x2_4680_0000);
+
 /// The device behind its IOMMU.
 pub(super) struct Probe<'s, 'm, 'c, U> {
     pub(super) stage: &'s mut Stage<'m, 'c>,
-    pub(super) unit: &'s mut U,
+    pub(super) unit: &'s U,
 }
 
 /// Whether the IOMMU must say that it blocked an access.

@@ -1,39 +1,40 @@
 //! One set of tables with the device behind it.
 
-use pinfold::IovaRange;
-use pinfold::iopt::{IoPageTable, IoRun, IoptError, UnmappedRun};
+use pinfold::iopt::{IoPageTable, IoRun, IoptError, Quiesced, Unmapped, UnmappedRun};
+use pinfold::{Domain, DomainError, IovaRange};
 use pinfold_arch::{Access, IoFlags, IoFormat, Iova};
 
-use super::probe::Probe;
+use super::probe::{Probe, WINDOW};
 use super::stage::Stage;
 use crate::iommu::Iommu;
+use crate::memory::Memory;
 
 /// Runs that come back from one call.
 const RUNS: usize = 16;
 /// The same, where it shall take many calls.
 const FEW_RUNS: usize = 2;
-/// Where the page is mapped through which the device's buffer is filled and emptied.
-pub const WINDOW: Iova = Iova::new(0x2_4680_0000);
 
 /// A device address space. Whatever is called on pinfold's tables is called here.
 pub(super) struct Space<'s, 'm, 'c, U: Iommu> {
     pub(super) probe: Probe<'s, 'm, 'c, U>,
-    table: IoPageTable<U::Format>,
+    domain: Domain<'s, U::Format>,
 }
 
 impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
     /// New tables for the device, with the window mapped.
-    pub(super) fn new(stage: &'s mut Stage<'m, 'c>, unit: &'s mut U, format: U::Format) -> Self {
+    pub(super) fn new(stage: &'s mut Stage<'m, 'c>, unit: &'s U, format: U::Format) -> Self {
         let table = IoPageTable::new(format, stage.memory).expect("memory for tables");
-        unit.attach(&table);
+        let mut domain = Domain::new(table);
+        domain.attach_iommu(unit).expect("room for an IOMMU");
+        unit.attach(format, domain.table().root()).expect("an IOMMU that answers");
         let page = IoRun { addr: stage.memory.window(), bytes: format.base().bytes() };
-        let mut space = Self { probe: Probe { stage, unit }, table };
+        let mut space = Self { probe: Probe { stage, unit }, domain };
         space.map(WINDOW, &[page], Access::all()).expect("a window");
         space
     }
 
     pub(super) fn format(&self) -> U::Format {
-        self.table.format()
+        self.domain.table().format()
     }
 
     /// Maps runs one behind the other.
@@ -43,18 +44,18 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
         runs: &[IoRun],
         access: Access,
     ) -> Result<(), IoptError> {
-        let Probe { stage, unit } = &mut self.probe;
-        self.table.map(stage.memory, at, runs, access, IoFlags::empty())?;
-        if unit.keeps_absence() {
-            unit.flush(range(at, runs));
+        let memory = self.probe.stage.memory;
+        match self.domain.map(memory, at, runs, access, IoFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(DomainError::Table(error)) => Err(error),
+            Err(error) => panic!("{error}"),
         }
-        Ok(())
     }
 
     /// Checks that one leaf maps a run, with this access.
     pub(super) fn is_one_leaf(&mut self, at: Iova, run: IoRun, access: Access) {
         let stage = &mut *self.probe.stage;
-        let found = self.table.translate(stage.memory, at).ok().flatten();
+        let found = self.domain.table().translate(stage.memory, at).ok().flatten();
         let holds = found.is_some_and(|found| {
             found.addr == run.addr && found.shift.bytes() == run.bytes && found.access == access
         });
@@ -71,12 +72,11 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
         let probe = &mut self.probe;
         let memory = probe.stage.memory;
         let mut back = heapless::Vec::<UnmappedRun, RUNS>::new();
-        let mut unmap = self.table.unmap(memory, range(at, mapped)).expect("whole leaves");
+        let mut unmap = self.domain.table().unmap(memory, range(at, mapped)).expect("whole leaves");
         let step = unmap.step(memory, &mut back).expect("tables in order");
         let unmapped = step.expect("something to unmap");
         before_flush(probe);
-        probe.unit.flush(unmapped.range());
-        let quiesced = unmapped.flushed(memory);
+        let quiesced = finish(&self.domain, memory, unmapped);
         let back = quiesced.runs().iter().map(|run| IoRun { addr: run.addr, bytes: run.bytes });
         let all = back.eq(mapped.iter().copied());
         let mut none = heapless::Vec::<UnmappedRun, RUNS>::new();
@@ -87,14 +87,13 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
 
     /// Unmaps and flushes a range, and says how many bytes came back.
     pub(super) fn take(&mut self, at: Iova, bytes: u64) -> Result<u64, IoptError> {
-        let Probe { stage, unit } = &mut self.probe;
         let range = IovaRange::new(at, bytes).expect("a range");
-        let (memory, mut sum) = (stage.memory, 0);
-        let mut unmap = self.table.unmap(memory, range)?;
+        let (memory, mut sum) = (self.probe.stage.memory, 0);
+        let mut unmap = self.domain.table().unmap(memory, range)?;
         let mut back = heapless::Vec::<UnmappedRun, FEW_RUNS>::new();
         while let Some(unmapped) = unmap.step(memory, &mut back)? {
-            unit.flush(unmapped.range());
-            sum += unmapped.flushed(memory).runs().iter().map(|run| run.bytes).sum::<u64>();
+            let quiesced = finish(&self.domain, memory, unmapped);
+            sum += quiesced.runs().iter().map(|run| run.bytes).sum::<u64>();
         }
         Ok(sum)
     }
@@ -102,19 +101,19 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
     /// Splits what reaches over an end of these bytes, and flushes nothing.
     pub(super) fn split(&mut self, at: Iova, bytes: u64) -> Result<(), IoptError> {
         let range = IovaRange::new(at, bytes).expect("a range");
-        self.table.split(self.probe.stage.memory, range)
+        self.domain.table().split(self.probe.stage.memory, range)
     }
 
     /// Maps runs in place of others, and flushes.
     pub(super) fn replace(&mut self, at: Iova, new: &[IoRun], old: &[IoRun]) {
-        let Probe { stage, unit } = &mut self.probe;
+        let stage = &mut *self.probe.stage;
         let (memory, mut back) = (stage.memory, heapless::Vec::<IoRun, RUNS>::new());
-        let replace = self.table.replace(memory, at, new, Access::all(), IoFlags::empty());
+        let table = self.domain.table();
+        let replace = table.replace(memory, at, new, Access::all(), IoFlags::empty());
         let mut replace = replace.expect("whole leaves");
         let mut buffer = heapless::Vec::<UnmappedRun, RUNS>::new();
         while let Some(unmapped) = replace.step(memory, &mut buffer).expect("tables in order") {
-            unit.flush(unmapped.range());
-            let quiesced = unmapped.flushed(memory);
+            let quiesced = finish(&self.domain, memory, unmapped);
             let runs = quiesced.runs().iter();
             back.extend(runs.map(|run| IoRun { addr: run.addr, bytes: run.bytes }));
         }
@@ -125,17 +124,27 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
     /// Adds levels until `last` is translated, and gives the device the taller tables.
     pub(super) fn grow(&mut self, last: Iova) {
         let Probe { stage, unit } = &mut self.probe;
-        self.table.grow(stage.memory, last).expect("memory for tables");
-        unit.attach(&self.table);
+        let retarget = |format, root| unit.attach(format, root);
+        self.domain.grow(stage.memory, last, retarget).expect("memory for tables");
     }
 
     /// Takes the tables from the device and gives their memory back.
     pub(super) fn end(self, ask: impl FnOnce(&mut Probe<'s, 'm, 'c, U>)) {
-        let Self { mut probe, table } = self;
-        probe.unit.detach();
+        let Self { mut probe, mut domain } = self;
+        probe.unit.detach().expect("an IOMMU that answers");
+        domain.detach(probe.unit).expect("an IOMMU that answers");
         ask(&mut probe);
-        table.destroy(probe.stage.memory).expect("tables in order");
+        domain.destroy(probe.stage.memory).expect("tables in order");
     }
+}
+
+/// Flushes what was unmapped.
+fn finish<'b, F: IoFormat>(
+    domain: &Domain<'_, F>,
+    memory: &Memory,
+    unmapped: Unmapped<'_, 'b, F>,
+) -> Quiesced<'b> {
+    domain.finish(memory, unmapped).unwrap_or_else(|unflushed| panic!("{}", unflushed.error()))
 }
 
 fn range(at: Iova, runs: &[IoRun]) -> IovaRange {

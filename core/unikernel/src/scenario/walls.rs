@@ -4,8 +4,8 @@ use pinfold::iopt::{IoRun, IoptError};
 use pinfold_arch::{Access, IoFormat, Iova};
 
 use super::Blind;
-use super::probe::Said;
-use super::space::{Space, WINDOW};
+use super::probe::{Said, WINDOW};
+use super::space::Space;
 use crate::iommu::Iommu;
 
 pub(super) fn first_and_last<U: Iommu>(space: &mut Space<'_, '_, '_, U>, blind: Blind) {
