@@ -212,10 +212,11 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         };
         let bytes = stretch(format, level, at, run.addr.raw(), size).min(run.bytes);
         match self.leaves(size, bytes, run)? {
-            Met::Table if self.at == at => {}
-            met => return Ok(met),
+            Met::Leaf(leaf, found) if found == self.at => return Ok(Met::Leaf(leaf, found)),
+            Met::Table | Met::Leaf(..) if self.at == at => {}
+            _ => return Ok(Met::Nothing),
         }
-        // A larger leaf met a table in one of its entries. A smaller one goes in front of it.
+        // A larger leaf met something in one of its other entries. A smaller one goes in front of it.
         let table = &self.cursor.level.table;
         match largest(&self.cursor.format, table, at | run.addr.raw(), table.shift.bytes()) {
             Some(size) => self.leaves(size, size.bytes(), run),

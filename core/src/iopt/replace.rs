@@ -4,7 +4,7 @@ use core::borrow::Borrow;
 use core::slice::from_ref;
 
 use pinfold_arch::addr::index;
-use pinfold_arch::{Access, IoFlags, IoFormat, IoLeaf, Iova, PhysAddr};
+use pinfold_arch::{Access, IoFlags, IoFormat, IoLeaf, IoTable, Iova, PhysAddr};
 
 use super::map::{Grant, Leaves, Met, Pages, Writer, check, largest};
 use super::tree::Detached;
@@ -82,7 +82,8 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
     /// Any, but for `pause`.
     ///
     /// # Errors
-    /// [`IoptError::NoBuffer`] for a buffer without room; [`IoptError::NoMemory`], [`IoptError::Corrupt`]. Nothing
+    /// [`IoptError::NoBuffer`] for a buffer without room; [`IoptError::NoMemory`], [`IoptError::Corrupt`];
+    /// [`IoptError::Indivisible`] for a leaf that smaller ones cannot replace (unmap it first). Nothing
     /// has changed: what comes before was handed out by the call before, and another call may go on.
     pub fn step<'b, T: IoTables>(
         &mut self,
@@ -98,7 +99,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         let bytes = self.range.last().raw().wrapping_sub(from).wrapping_add(1);
         let mut writer =
             Writer::new(self.table, tree, tables, (Iova::new(from), bytes), self.pages)?;
-        let result = self.go_on(tables, &mut writer, runs);
+        let result = self.go_on(tables, tree, &mut writer, runs);
         let (mut last, at) = (writer.at.wrapping_sub(1), writer.at);
         drop(writer);
         match result {
@@ -115,6 +116,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
     fn go_on<T: IoTables>(
         &mut self,
         tables: &T,
+        tree: (F, IoTable),
         writer: &mut Writer<'_, F, T>,
         runs: &mut heapless::vec::VecView<UnmappedRun>,
     ) -> Result<Gone, IoptError> {
@@ -129,7 +131,6 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
             }
             let format = writer.cursor.format;
             if !format.replaces() {
-                let tree = (format, self.table.root());
                 let mut taker =
                     Taker::new(self.table, tree, tables, self.range, at)?.keeping_tables();
                 return match taker.take_out(runs) {
