@@ -11,7 +11,7 @@ use pinfold_arch::{IoFlags, IoFormat, Iova};
 use super::model;
 use memory::{Memory, Tiny};
 
-mod memory;
+pub(crate) mod memory;
 
 /// A domain and the memory for its tables.
 struct Domain {

@@ -10,6 +10,7 @@ use pinfold::frames::{FrameTable, Frozen};
 use pinfold::sync::{Ordering, Word};
 use pinfold::{Order, PageCount, PageShift, Pfn};
 
+mod domain;
 mod engine;
 mod iopt;
 mod region;

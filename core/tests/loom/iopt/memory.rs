@@ -16,8 +16,8 @@ const BYTES: u64 = 8 << BITS;
 
 /// A format with tables of four entries: 1 beside an address is a page, 2 a table, neither is nothing.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tiny {
-    pub(super) levels: u8,
+pub(crate) struct Tiny {
+    pub(crate) levels: u8,
 }
 
 impl IoFormat for Tiny {
@@ -76,7 +76,7 @@ impl IoFormat for Tiny {
 
 /// Memory for eight tables, each given out once. What the host does for itself is no part of a model, so
 /// it has a plain lock, which orders nothing.
-pub(super) struct Memory {
+pub(crate) struct Memory {
     words: Vec<Word>,
     /// What an IOMMU sees that does not look into caches. In no order by itself: saying that something is
     /// written makes it visible to those behind whom it is said.
@@ -98,19 +98,19 @@ const GARBAGE: u64 = u64::MAX;
 
 impl Memory {
     /// With an IOMMU that looks into caches, or with one that does not.
-    pub(super) fn new(caches: bool) -> Self {
+    pub(crate) fn new(caches: bool) -> Self {
         let words = |tables: u64| (0..tables << BITS).map(|_| Word::new(GARBAGE)).collect();
         let state = Mutex::new(State { given: 0, used: Vec::new() });
         Self { words: words(TABLES), seen: words(if caches { 0 } else { TABLES }), caches, state }
     }
 
     /// Tables that were given out and not taken back.
-    pub(super) fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.state.lock().unwrap().used.len() as u64
     }
 
     /// Where an IOMMU finds an address that does not look into caches.
-    pub(super) fn seen(&self, root: IoTable, at: Iova) -> Option<PhysAddr> {
+    pub(crate) fn seen(&self, root: IoTable, at: Iova) -> Option<PhysAddr> {
         let mut table = root;
         loop {
             let word = (table.base.raw() - START) / 8 + u64::from(table.index(at));
