@@ -24,7 +24,7 @@
 //! let memory = TableMemory::new(1 << 20);
 //! let unit = Unit;
 //! let mut domain: Domain<'_, Vtd> = Domain::new(IoPageTable::new(Vtd::new(4, 46)?, &memory)?);
-//! domain.attach_iommu(&unit)?;
+//! domain.attach_iommu(&unit)?; // before its root entry names the tables
 //! let (start, run) = (Iova::new(0x1000), IoRun { addr: PhysAddr::new(0x8000), bytes: 0x2000 });
 //! domain.map(&memory, start, [run], Access::all(), IoFlags::empty())?;
 //!
@@ -44,29 +44,36 @@ use pinfold_arch::{Access, IoFlags, IoFormat, IoTable, Iova};
 
 use crate::error::ErrorKind;
 use crate::host::{FlushError, IoTables, IoTlb, Kept};
-use crate::iopt::{Harvest, IoPageTable, IoRun, IoptError, Quiesced, Unmapped};
+use crate::iopt::{Harvest, IoPageTable, IoRun, IoptError, MapFailed, Quiesced, Unmapped};
 use crate::iova::IovaRange;
 use crate::table::TableError;
 
 mod pins;
 
-pub use pins::{Stale, UnmapPinsError};
+pub use pins::{PinsError, Stale};
 
 /// Tables, and at most `N` IOMMUs that walk them and `N` devices that keep translations themselves.
 ///
 /// Attaching and detaching take the domain for themselves: nobody maps or unmaps meanwhile.
 pub struct Domain<'d, F, const N: usize = 8> {
     table: IoPageTable<F>,
-    iommus: heapless::Vec<&'d dyn IoTlb, N>,
-    devices: heapless::Vec<&'d dyn IoTlb, N>,
+    iommus: [Option<&'d dyn IoTlb>; N],
+    devices: [Option<&'d dyn IoTlb>; N],
+}
+
+/// An IOMMU or a device of a domain, by the place that it has there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TlbId {
+    device: bool,
+    place: usize,
 }
 
 impl<F: fmt::Debug, const N: usize> fmt::Debug for Domain<'_, F, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Domain")
             .field("table", &self.table)
-            .field("iommus", &self.iommus.len())
-            .field("devices", &self.devices.len())
+            .field("iommus", &self.iommus.iter().flatten().count())
+            .field("devices", &self.devices.iter().flatten().count())
             .finish()
     }
 }
@@ -134,7 +141,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// Tables that nobody uses yet.
     #[must_use]
     pub const fn new(table: IoPageTable<F>) -> Self {
-        Self { table, iommus: heapless::Vec::new(), devices: heapless::Vec::new() }
+        Self { table, iommus: [None; N], devices: [None; N] }
     }
 
     /// The tables.
@@ -147,30 +154,30 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     ///
     /// # Errors
     /// [`DomainError::Full`].
-    pub fn attach_iommu(&mut self, iommu: &'d dyn IoTlb) -> Result<(), DomainError> {
-        self.iommus.push(iommu).map_err(|_| DomainError::Full)
+    pub fn attach_iommu(&mut self, iommu: &'d dyn IoTlb) -> Result<TlbId, DomainError> {
+        Ok(TlbId { device: false, place: attach(&mut self.iommus, iommu)? })
     }
 
     /// Adds a device with a TLB of its own, before it may ask for translations.
     ///
     /// # Errors
     /// [`DomainError::Full`].
-    pub fn attach_device(&mut self, device: &'d dyn IoTlb) -> Result<(), DomainError> {
-        self.devices.push(device).map_err(|_| DomainError::Full)
+    pub fn attach_device(&mut self, device: &'d dyn IoTlb) -> Result<TlbId, DomainError> {
+        Ok(TlbId { device: true, place: attach(&mut self.devices, device)? })
     }
 
     /// Takes an IOMMU or a device out, when its root entries name other tables or block every access. It is made to
-    /// forget everything first.
+    /// forget everything first. Nothing happens if it was taken out before.
     ///
     /// # Errors
     /// [`DomainError::NotFlushed`]: it is still attached.
-    pub fn detach(&mut self, tlb: &'d dyn IoTlb) -> Result<(), DomainError> {
+    pub fn detach(&mut self, id: TlbId) -> Result<(), DomainError> {
         let range = self.aperture();
-        flush(core::iter::once(tlb), range, Kept::Tables)
+        let tlbs = if id.device { &mut self.devices } else { &mut self.iommus };
+        let Some(place) = tlbs.get_mut(id.place) else { return Ok(()) };
+        flush(place.iter().copied(), range, Kept::Tables)
             .map_err(|FlushError| DomainError::NotFlushed { range })?;
-        let other = |one: &&dyn IoTlb| !core::ptr::addr_eq(*one, tlb);
-        self.iommus.retain(other);
-        self.devices.retain(other);
+        *place = None;
         Ok(())
     }
 
@@ -187,19 +194,18 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// # Errors
     /// [`DomainError::NotFlushed`] if one of them did not say so; all have been asked.
     pub fn flush(&self, range: IovaRange, kept: Kept) -> Result<(), DomainError> {
-        self.flush_those(|_| true, range, kept)
+        self.flush_those(range, kept, |_| true)
     }
 
-    /// Makes some of them forget a range: IOMMUs first, because devices fill their TLBs from theirs.
+    /// The same for some of them.
     fn flush_those(
         &self,
-        which: impl Fn(&dyn IoTlb) -> bool,
         range: IovaRange,
         kept: Kept,
+        these: impl Fn(&&dyn IoTlb) -> bool + Copy,
     ) -> Result<(), DomainError> {
-        let those = |tlb: &&dyn IoTlb| which(*tlb);
-        let iommus = flush(self.iommus.iter().copied().filter(&those), range, kept);
-        let devices = flush(self.devices.iter().copied().filter(&those), range, kept);
+        let iommus = flush(self.iommus.iter().flatten().copied().filter(these), range, kept);
+        let devices = flush(self.devices.iter().flatten().copied().filter(these), range, kept);
         iommus.and(devices).map_err(|FlushError| DomainError::NotFlushed { range })
     }
 
@@ -224,27 +230,41 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         T: IoTables,
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
     {
+        let failed = match self.map_or_undo(tables, start, runs, access, flags) {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        // It was mapped for a while.
+        let flushed = failed.undone.map_or(Ok(()), |range| self.flush(range, Kept::Leaves));
+        flushed.and(Err(failed.error))
+    }
+
+    /// Maps runs, and tells those who keep what is absent; or nothing of them is mapped, but somebody
+    /// may have kept it.
+    fn map_or_undo<T, R>(
+        &self,
+        tables: &T,
+        start: Iova,
+        runs: R,
+        access: Access,
+        flags: IoFlags,
+    ) -> Result<(), Failed>
+    where
+        T: IoTables,
+        R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
+    {
         let runs = runs.into_iter();
         let sum = |sum: u64, run: R::Item| sum.wrapping_add(run.borrow().bytes);
         let bytes = runs.clone().fold(0, sum);
-        let last = Iova::new(start.raw().wrapping_add(bytes).wrapping_sub(1));
-        let range = IovaRange::between(start, last).filter(|_| bytes != 0);
-        if let Err(error) = self.table.map(tables, start, runs, access, flags) {
-            let flushed = match (error, range) {
-                // These come before anything is written.
-                (IoptError::Unaligned { .. } | IoptError::OutsideAperture { .. }, _) => Ok(()),
-                (_, Some(range)) => self.flush(range, Kept::Leaves),
-                (_, None) => Ok(()),
-            };
-            return flushed.and(Err(error.into()));
-        }
-        let Some(range) = range else { return Ok(()) };
-        if self.flush_those(|tlb| tlb.keeps_absent(), range, Kept::Tables).is_ok() {
-            return Ok(());
-        }
-        // A device would find its memory or not, as it happens.
-        self.table.withdraw(tables, range);
-        self.flush(range, Kept::Leaves).and(Err(DomainError::NotFlushed { range }))
+        let mapped = self.table.map_or_undo(tables, start, runs, access, flags);
+        mapped.map_err(|MapFailed { error, undone }| Failed { error: error.into(), undone })?;
+        let Ok(range) = IovaRange::new(start, bytes) else { return Ok(()) };
+        let told = self.flush_those(range, Kept::Tables, |tlb| tlb.keeps_absent());
+        told.map_err(|error| {
+            // A device would find its memory or not, as it happens.
+            self.table.withdraw(tables, range);
+            Failed { error, undone: Some(range) }
+        })
     }
 
     /// Makes everybody forget what was unmapped, and then gives tables back and hands out what may be
@@ -254,20 +274,40 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// As [`IoTlb::complete`].
     ///
     /// # Errors
-    /// [`Unflushed`] if one of them did not say so.
+    /// [`Unflushed`] if one of them did not say so, or it was unmapped in another domain.
+    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
     pub fn finish<'t, 'b, T: IoTables>(
         &self,
         tables: &T,
         unmapped: Unmapped<'t, 'b, F>,
     ) -> Result<Quiesced<'b>, Unflushed<'t, 'b, F>> {
-        let kept = if unmapped.has_tables() { Kept::Tables } else { Kept::Leaves };
-        match self.flush(unmapped.range(), kept) {
-            Ok(()) => Ok(unmapped.flushed(tables)),
-            Err(_) => Err(Unflushed { unmapped }),
+        let own = unmapped.is_of(&self.table);
+        match own && self.flush(unmapped.range(), unmapped.kept()).is_ok() {
+            true => Ok(unmapped.flushed(tables)),
+            false => Err(Unflushed { unmapped }),
         }
     }
+
+    /// Takes the tables out that map nothing: [`IoPageTable::trim`] and its flush.
+    ///
+    /// # Context
+    /// As [`finish`](Self::finish); nobody maps or unmaps meanwhile.
+    ///
+    /// # Errors
+    /// [`DomainError::NotFlushed`]: those tables are not given back.
+    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Result<(), DomainError> {
+        let Self { table, iommus, devices } = self;
+        let unmapped = table.trim(tables);
+        let range = unmapped.range();
+        let iommus = flush(iommus.iter().flatten().copied(), range, Kept::Tables);
+        let devices = flush(devices.iter().flatten().copied(), range, Kept::Tables);
+        iommus.and(devices).map_err(|FlushError| DomainError::NotFlushed { range })?;
+        Ok(unmapped.flushed(tables).tables()?)
+    }
+
     /// Hands out the pages of a range that were written, takes their marks away, and makes everybody forget them:
-    /// [`IoPageTable::take_dirty`] and the flush that it asks for. Says how many bytes they have.
+    /// [`IoPageTable::take_dirty`] and the flush that it asks for. Says how many bytes they have. A page that was
+    /// handed out may be read when this has returned: until then a device may write to it without a new mark.
     ///
     /// # Context
     /// As [`IoPageTable::dirty`] and [`IoTlb::complete`].
@@ -297,7 +337,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
 
     fn harvested(&self, harvest: Harvest) -> Result<u64, DomainError> {
         harvest.flush.map_or(Ok(()), |range| self.flush(range, Kept::Leaves))?;
-        Ok(harvest.dirty)
+        harvest.ended.map_or(Ok(harvest.dirty), |error| Err(error.into()))
     }
 
     /// Adds levels until `last` is translated: [`IoPageTable::grow`]. Then `retarget` writes the root entries of all
@@ -329,6 +369,25 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     pub fn destroy<T: IoTables>(self, tables: &T) -> Result<(), DomainError> {
         Ok(self.table.destroy(tables)?)
     }
+}
+
+/// Why runs were not mapped.
+struct Failed {
+    error: DomainError,
+    /// What was mapped for a while.
+    undone: Option<IovaRange>,
+}
+
+/// Takes the first free place.
+fn attach<'d>(
+    places: &mut [Option<&'d dyn IoTlb>],
+    tlb: &'d dyn IoTlb,
+) -> Result<usize, DomainError> {
+    let place = places.iter().position(Option::is_none).ok_or(DomainError::Full)?;
+    if let Some(free) = places.get_mut(place) {
+        *free = Some(tlb);
+    }
+    Ok(place)
 }
 
 /// Makes some of them forget, at the same time.

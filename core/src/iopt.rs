@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{
     Access, EncodeError, IoEntry, IoFlags, IoFormat, IoTable, Iova, PageShift, PhysAddr,
 };
@@ -49,6 +50,8 @@ mod split;
 mod tree;
 mod unmap;
 mod visit;
+
+pub(crate) use map::MapFailed;
 
 pub use dirty::{DirtyBitmap, Harvest};
 pub use replace::Replace;
@@ -75,8 +78,10 @@ pub struct UnmappedRun {
     pub addr: PhysAddr,
     /// Length.
     pub bytes: u64,
-    /// Whether the device may have written to any of it: it was allowed to, and hardware that keeps
-    /// marks does not say otherwise while [tracking](IoPageTable::start_tracking).
+    /// Whether the device was allowed to write to it.
+    pub writable: bool,
+    /// The same; but while [tracking](IoPageTable::start_tracking), whether hardware says that it wrote
+    /// to any of it since the marks were taken away last.
     pub dirty: bool,
 }
 
@@ -216,6 +221,9 @@ impl IoptError {
 impl<F: IoFormat> IoPageTable<F> {
     /// Tables that map nothing: the top one, in memory of the host's.
     ///
+    /// # Context
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause), which cannot stop it.
+    ///
     /// # Errors
     /// [`IoptError::NoMemory`]; [`IoptError::Corrupt`] if the memory that the host gives is not in its
     /// memory or not aligned.
@@ -226,8 +234,8 @@ impl<F: IoFormat> IoPageTable<F> {
         Ok(Self::with_root(format, root.base, live))
     }
 
-    /// The tables under `top`, which somebody has made. Where anything is given back, [`IoTables::free`] gets
-    /// tables of these.
+    /// The tables under `top`, which somebody has made: a tree, in which nothing leads to a table twice. Where
+    /// anything is given back, [`IoTables::free`] gets tables of these.
     ///
     /// # Context
     /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody maps or unmaps meanwhile.
@@ -293,38 +301,58 @@ impl<F: IoFormat> IoPageTable<F> {
     /// [`format`](Self::format), and until then it finds below the old top table what is there.
     ///
     /// # Context
-    /// Any. Others map, unmap and translate meanwhile; but nobody unmaps all that the old top table maps
-    /// before every root entry is written and the IOMMU has forgotten the old ones.
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause), which cannot stop it. Others map, unmap and
+    /// translate meanwhile; but nobody trims or unmaps all that the old top table maps before every root entry is
+    /// written and the IOMMU has forgotten the old ones.
     ///
     /// # Errors
     /// [`IoptError::OutsideAperture`] if the format has no more levels, [`IoptError::NoMemory`],
-    /// [`IoptError::Corrupt`] as in [`new`](Self::new).
+    /// [`IoptError::Corrupt`] as in [`new`](Self::new). Nothing has changed.
     pub fn grow<T: IoTables>(&self, tables: &T, last: Iova) -> Result<(), IoptError> {
         loop {
             let raw = self.root.load(Ordering::Acquire);
-            let (format, root) = self.tree_of(raw);
-            if last <= format.last() {
+            let tree = self.tree_of(raw);
+            if last <= tree.0.last() {
                 return Ok(());
             }
-            let taller = format.levels().checked_add(1).and_then(|more| format.with_levels(more));
-            let taller = taller.ok_or(IoptError::OutsideAperture { at: last })?;
-            let start = Iova::new(0);
-            let shape = taller.top(PhysAddr::new(0));
-            let (top, view) = tree::allocate(&taller, tables, &self.live, shape, start)?;
-            let link = taller.encode(&top, 0, IoEntry::Table(root, Access::all()));
-            let grown = link.map(|link| {
-                view.store(0, tree::in_memory(&taller, link));
-                tables.written(top.base, 8);
-                let new = top.base.raw() | u64::from(taller.levels());
+            let mut made = heapless::Vec::<IoTable, MAX_IO_LEVELS>::new();
+            let grown = self.taller(tables, tree, last, &mut made).map(|new| {
                 let (done, seen) = (Ordering::AcqRel, Ordering::Relaxed);
                 self.root.compare_exchange(raw, new, done, seen).is_ok()
             });
             // Somebody else was faster: it may be high enough by now.
             if grown != Ok(true) {
-                tree::release(tables, &self.live, &top);
+                made.iter().for_each(|table| tree::release(tables, &self.live, table));
             }
-            grown.map_err(|why| IoptError::Encode { at: start, why })?;
+            if grown? {
+                return Ok(());
+            }
         }
+    }
+
+    /// Tables above a tree, until `last` is translated: the value of the root's word for them.
+    fn taller<T: IoTables>(
+        &self,
+        tables: &T,
+        (mut format, mut root): (F, IoTable),
+        last: Iova,
+        made: &mut heapless::Vec<IoTable, MAX_IO_LEVELS>,
+    ) -> Result<u64, IoptError> {
+        let (start, outside) = (Iova::new(0), IoptError::OutsideAperture { at: last });
+        while last > format.last() {
+            let more = format.levels().checked_add(1).and_then(|more| format.with_levels(more));
+            format = more.ok_or(outside)?;
+            let shape = format.top(PhysAddr::new(0));
+            let (top, view) = tree::allocate(&format, tables, &self.live, shape, start)?;
+            // No format has more levels than there is room for.
+            made.push(top).map_err(|_| outside)?;
+            let link = format.encode(&top, 0, IoEntry::Table(root, Access::all()));
+            let link = link.map_err(|why| IoptError::Encode { at: start, why })?;
+            view.store(0, tree::in_memory(&format, link));
+            tables.written(top.base, 8);
+            root = top;
+        }
+        Ok(root.base.raw() | u64::from(format.levels()))
     }
 
     /// Where `at` leads, `None` where nothing is mapped.

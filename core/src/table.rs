@@ -421,6 +421,8 @@ impl<'m> PinTable<'m> {
             State::Filling | State::Draining => return Err(TableError::InUse),
         }
         self.kept_by(keeper)?;
+        // In most cases it need not leave the state to find out.
+        self.let_go()?;
         if !self.transition(State::Live, State::Draining) {
             return Err(TableError::InUse);
         }

@@ -6,11 +6,13 @@
 use core::fmt;
 use core::iter::Peekable;
 
-use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, Iova, PageCount, PageShift, VirtAddr};
+use pinfold_arch::{
+    Access, AddrRange, IoEntry, IoFlags, IoFormat, Iova, PageCount, PageShift, VirtAddr,
+};
 
 use super::{Domain, DomainError, Unflushed};
 use crate::error::ErrorKind;
-use crate::host::{Flow, IoTables, Kept};
+use crate::host::{Flow, IoTables};
 use crate::iopt::{IoRun, IoptError, Unmapped, UnmappedRun};
 use crate::iova::IovaRange;
 use crate::table::{PinTable, Run, Runs, TableError};
@@ -30,20 +32,20 @@ impl<F> fmt::Debug for Stale<'_, '_, F> {
     }
 }
 
-/// Why pins were not taken out of the tables.
+/// Why pins were not mapped, or not taken out of the tables.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum UnmapPinsError<'t, 'p, F> {
+pub enum PinsError<'t, 'p, F> {
     /// A call failed. What was taken out before is out and flushed.
     #[error(transparent)]
     Domain(#[from] DomainError),
-    /// Somebody did not say in time that it has forgotten. The rest of the range may be mapped still: when this is
-    /// [settled](Domain::settle), the call may be repeated.
+    /// Somebody did not say in time that it has forgotten. When this is [settled](Domain::settle), the call may be
+    /// repeated: nothing is mapped of what should have been, and the rest of what should not may be still.
     #[error("{} bytes were unmapped and are not flushed", .0.bytes)]
     NotFlushed(Stale<'t, 'p, F>),
 }
 
-impl<F> UnmapPinsError<'_, '_, F> {
+impl<F> PinsError<'_, '_, F> {
     /// What the caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -96,36 +98,46 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     ///
     /// # Errors
     /// [`DomainError::Pins`] if nothing is pinned, or not for writing, which is asked for; else as
-    /// [`map`](Self::map). After [`DomainError::NotFlushed`] everybody is told once more; if that fails, too, the pins
-    /// stay for good: [`PinTable::stale`] counts them.
-    pub fn map_pins<T: IoTables>(
-        &self,
+    /// [`map`](Self::map), with the stale pins in place of [`DomainError::NotFlushed`].
+    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
+    pub fn map_pins<'t, 'p, T: IoTables>(
+        &'t self,
         tables: &T,
         start: Iova,
-        pins: &PinTable<'_>,
+        pins: &PinTable<'p>,
         access: Access,
         flags: IoFlags,
-    ) -> Result<(), DomainError> {
-        let (_, bytes) = pins.map_get()?;
-        if access.contains(Access::WRITE) && !pins.writable() {
+    ) -> Result<(), PinsError<'t, 'p, F>> {
+        let range = pins.map_get().map_err(DomainError::from)?;
+        let bytes = range.pages().raw() << range.base().raw();
+        let writes = access.contains(Access::WRITE);
+        if writes && !pins.writable() {
             pins.map_put(bytes);
-            return Err(TableError::ReadOnly.into());
+            return Err(DomainError::from(TableError::ReadOnly).into());
         }
-        let runs = Joined::new(pins).map(|(_, run)| run);
-        let result = self.map(tables, start, runs, access, flags);
-        match result {
-            Ok(()) => {}
-            // All of it was taken out again. Who was late gets a second time.
-            Err(DomainError::NotFlushed { range }) if self.flush(range, Kept::Leaves).is_err() => {
-                pins.unmapped(bytes);
-            }
-            Err(_) => pins.map_put(bytes),
+        let runs = Joined::new(pins, range.base()).map(|(_, run)| run);
+        let failed = match self.map_or_undo(tables, start, runs, access, flags) {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
+        };
+        let Some(undone) = failed.undone else {
+            pins.map_put(bytes);
+            return Err(failed.error.into());
+        };
+        // A device could reach it for a while.
+        if writes {
+            mark(pins, range.start(), bytes);
         }
-        result
+        pins.unmapped(bytes);
+        let unmapped = Unmapped::nothing(&self.table, undone);
+        let stale = Stale { pins: *pins, bytes, unmapped };
+        self.settle(tables, stale).map_err(PinsError::NotFlushed)?;
+        Err(failed.error.into())
     }
 
-    /// Unmaps what [`map_pins`](Self::map_pins) has mapped from `start` on, through `runs`. What a device may have
-    /// written to is marked so in the table.
+    /// Unmaps what [`map_pins`](Self::map_pins) has mapped from `start` on, through `runs`. What a device could write
+    /// to is marked as written in the table: that hardware says otherwise may be because somebody took its
+    /// marks away. What [`map`](Self::map) has mapped is not for this call, and not counted.
     ///
     /// # Context
     /// As [`finish`](Self::finish).
@@ -133,7 +145,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// # Errors
     /// [`DomainError::Pins`] if nothing is pinned, [`DomainError::OtherMemory`] if something else is mapped
     /// there, [`DomainError::Table`]: nothing has changed, but where the tables became corrupt meanwhile.
-    /// [`UnmapPinsError::NotFlushed`].
+    /// [`PinsError::NotFlushed`].
     #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
     pub fn unmap_pins<'t, 'p, T: IoTables>(
         &'t self,
@@ -141,15 +153,19 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         start: Iova,
         pins: &PinTable<'p>,
         runs: &mut heapless::vec::VecView<UnmappedRun>,
-    ) -> Result<(), UnmapPinsError<'t, 'p, F>> {
-        let (first, bytes) = pins.extent().map_err(DomainError::from)?;
+    ) -> Result<(), PinsError<'t, 'p, F>> {
+        let held = pins.mapped_range().filter(|_| pins.mapped() > 0);
+        let held = held.ok_or(DomainError::Pins(TableError::Empty))?;
+        let (first, bytes) = (held.start(), held.pages().raw() << held.base().raw());
         let outside = IoptError::OutsideAperture { at: start };
         let range = IovaRange::new(start, bytes).map_err(|_| DomainError::from(outside))?;
         let mut unmap = self.table.unmap(tables, range).map_err(DomainError::from)?;
-        self.maps(tables, range, first, pins)?;
+        if self.maps(tables, range, held, pins)? > pins.mapped() {
+            return Err(DomainError::OtherMemory { at: start }.into());
+        }
         while let Some(unmapped) = unmap.step(tables, runs).map_err(DomainError::from)? {
             let stale = Stale::new(*pins, (first, start), unmapped);
-            self.settle(tables, stale).map_err(UnmapPinsError::NotFlushed)?;
+            self.settle(tables, stale).map_err(PinsError::NotFlushed)?;
         }
         Ok(())
     }
@@ -177,15 +193,16 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         }
     }
 
-    /// Whether the tables lead to the pages of a table, where they lead anywhere.
+    /// Whether the tables lead to the pages of a table, where they lead anywhere: to how many bytes.
     fn maps<T: IoTables>(
         &self,
         tables: &T,
         range: IovaRange,
-        first: VirtAddr,
+        held: AddrRange,
         pins: &PinTable<'_>,
-    ) -> Result<(), DomainError> {
-        let mut runs = Joined::new(pins);
+    ) -> Result<u64, DomainError> {
+        let (first, mut bytes) = (held.start(), 0_u64);
+        let mut runs = Joined::new(pins, held.base());
         let mut run = runs.next();
         let mut other = None;
         self.table.visit(tables, range, |visited| {
@@ -202,12 +219,15 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
                     && run.bytes.wrapping_sub(inside) >= leaf.shift.bytes()
             });
             if same {
+                // A leaf of several entries is seen with each.
+                let entry = visited.range.last().raw().wrapping_sub(visited.range.start().raw());
+                bytes = bytes.wrapping_add(entry.min(leaf.shift.mask())).wrapping_add(1);
                 return Flow::Continue;
             }
             other = Some(at);
             Flow::Stop
         })?;
-        other.map_or(Ok(()), |at| Err(DomainError::OtherMemory { at }))
+        other.map_or(Ok(bytes), |at| Err(DomainError::OtherMemory { at }))
     }
 }
 
@@ -220,15 +240,19 @@ impl<'t, 'p, F: IoFormat> Stale<'t, 'p, F> {
         unmapped: Unmapped<'t, '_, F>,
     ) -> Self {
         let bytes = unmapped.bytes();
-        for run in unmapped.runs().iter().filter(|run| run.dirty) {
+        for run in unmapped.runs().iter().filter(|run| run.writable) {
             let inside = run.at.raw().wrapping_sub(start.raw());
-            let va = VirtAddr::new(first.raw().wrapping_add(inside));
-            let marked = pins.mark_written(va, run.bytes);
-            debug_assert!(marked.is_ok(), "what is mapped keeps the table live");
+            mark(&pins, VirtAddr::new(first.raw().wrapping_add(inside)), run.bytes);
         }
         pins.unmapped(bytes);
         Self { pins, bytes, unmapped: unmapped.without_runs() }
     }
+}
+
+/// Marks blocks of a table as written; its pins cannot go meanwhile.
+fn mark(pins: &PinTable<'_>, va: VirtAddr, bytes: u64) {
+    let marked = pins.mark_written(va, bytes);
+    debug_assert!(marked.is_ok(), "what is mapped keeps the table as it is");
 }
 
 /// The memory of a table in order of virtual addresses, each piece with its own, as large as they come: all of
@@ -240,9 +264,8 @@ struct Joined<'p> {
 }
 
 impl<'p> Joined<'p> {
-    fn new(pins: &PinTable<'p>) -> Self {
-        let (runs, base) = pins.kept();
-        Self { runs: runs.peekable(), base }
+    fn new(pins: &PinTable<'p>, base: PageShift) -> Self {
+        Self { runs: pins.mapped_runs().peekable(), base }
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Harvest {
     /// Addresses whose marks were cleared: IOMMUs and devices must forget them, because who has kept a
     /// translation with its mark does not set it again.
     pub flush: Option<IovaRange>,
+    /// The corrupt entry at which it ended early.
+    pub ended: Option<IoptError>,
 }
 
 /// A bit for each page of a range, set where the page was written.
@@ -71,17 +73,18 @@ impl<F: IoFormat> IoPageTable<F> {
     /// written since. While it is on, what is unmapped says whether it was written.
     ///
     /// # Context
-    /// Any, but for [`Wait::pause`](crate::host::Wait::pause), which cannot stop it. Others may map and unmap.
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause), which cannot stop it. Others may map and unmap,
+    /// but no table that is unmapped meanwhile may be given back before this returns.
     ///
     /// # Errors
-    /// [`IoptError::NoMarks`] if the format keeps none, [`IoptError::Corrupt`].
+    /// [`IoptError::NoMarks`] if the format keeps none.
     pub fn start_tracking<T: IoTables>(&self, tables: &T) -> Result<Harvest, IoptError> {
         if self.format().volatile_bits() == 0 {
             return Err(IoptError::NoMarks);
         }
         self.tracking.store(1, Ordering::Relaxed);
         let all = IovaRange::between(Iova::new(0), self.format().last());
-        self.marks(tables, all.unwrap_or(IovaRange::ALL), Marks::Go, |_| {})
+        Ok(self.marks(tables, all.unwrap_or(IovaRange::ALL), Marks::Go, |_| {}))
     }
 
     /// Ends it: from now on every page that a device may write to counts as written when it is unmapped.
@@ -111,7 +114,7 @@ impl<F: IoFormat> IoPageTable<F> {
         each: impl FnMut(IovaRange),
     ) -> Result<Harvest, IoptError> {
         self.mapped(tables, range)?;
-        self.marks(tables, range, Marks::Stay, each)
+        Ok(self.marks(tables, range, Marks::Stay, each))
     }
 
     /// The same, and takes the marks away.
@@ -128,7 +131,7 @@ impl<F: IoFormat> IoPageTable<F> {
         each: impl FnMut(IovaRange),
     ) -> Result<Harvest, IoptError> {
         self.mapped(tables, range)?;
-        self.marks(tables, range, Marks::Go, each)
+        Ok(self.marks(tables, range, Marks::Go, each))
     }
 
     /// Whether a range is mapped from end to end, by leaves that lie inside, and tracked.
@@ -162,6 +165,9 @@ impl<F: IoFormat> IoPageTable<F> {
             let found = cursor.find(here)?;
             let table = cursor.level.table;
             let (entries, leaf) = match found {
+                IoEntry::Leaf(leaf) if here & leaf.shift.mask() != 0 => {
+                    return Err(IoptError::Corrupt { at: Iova::new(here), raw: leaf.addr.raw() });
+                }
                 IoEntry::Leaf(leaf) => (leaf.entries(&table), Some(leaf)),
                 _ => (1, None),
             };
@@ -179,9 +185,9 @@ impl<F: IoFormat> IoPageTable<F> {
         range: IovaRange,
         marks: Marks,
         mut each: impl FnMut(IovaRange),
-    ) -> Result<Harvest, IoptError> {
-        let mut harvest = Harvest { dirty: 0, flush: None };
-        self.each_leaf(tables, range, |cursor, at, leaf| {
+    ) -> Harvest {
+        let mut harvest = Harvest { dirty: 0, flush: None, ended: None };
+        let result = self.each_leaf(tables, range, |cursor, at, leaf| {
             let Some(leaf) = leaf else { return Ok(()) };
             if !read(cursor, at, leaf, marks)? {
                 return Ok(());
@@ -195,8 +201,10 @@ impl<F: IoFormat> IoPageTable<F> {
             }
             each(page);
             Ok(())
-        })?;
-        Ok(harvest)
+        });
+        // What was cleared must be flushed all the same.
+        harvest.ended = result.err();
+        harvest
     }
 }
 

@@ -10,6 +10,7 @@ use pinfold_arch::{
 use super::tree::{self, Budget, Cursor, Level};
 use super::{IoPageTable, IoRun, IoptError};
 use crate::host::{Flow, IoTables, TableView};
+use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
 
 /// What all leaves of a call have in common.
@@ -31,7 +32,7 @@ impl<F: IoFormat> IoPageTable<F> {
     /// device may have used what was mapped until then: after [`IoptError::Mapped`],
     /// [`IoptError::NoMemory`], [`IoptError::Interrupted`] and [`IoptError::Corrupt`] flush from `start` on
     /// before the memory is released. Tables that were made stay, empty, until [`trim`](Self::trim) or the
-    /// range is unmapped.
+    /// range is unmapped; where one stands, what is mapped later is mapped with its small leaves.
     ///
     /// # Context
     /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody else maps or unmaps the same range. The
@@ -54,11 +55,28 @@ impl<F: IoFormat> IoPageTable<F> {
         T: IoTables,
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
     {
+        self.map_or_undo(tables, start, runs, access, flags).map_err(|failed| failed.error)
+    }
+
+    /// The same, and says after an error what had been mapped until then.
+    pub(crate) fn map_or_undo<T, R>(
+        &self,
+        tables: &T,
+        start: Iova,
+        runs: R,
+        access: Access,
+        flags: IoFlags,
+    ) -> Result<(), MapFailed>
+    where
+        T: IoTables,
+        R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
+    {
         let (grant, runs) = (Grant { access, flags }, runs.into_iter());
         let tree = self.tree();
+        let nothing = |error| MapFailed { error, undone: None };
         let pages = Pages::new(&tree.0, tree.1, grant);
-        let bytes = check(&tree.0, start, runs.clone(), &pages)?;
-        let mut writer = Writer::new(self, tree, tables, (start, bytes), pages)?;
+        let bytes = check(&tree.0, start, runs.clone(), &pages).map_err(nothing)?;
+        let mut writer = Writer::new(self, tree, tables, (start, bytes), pages).map_err(nothing)?;
         for run in runs {
             let mut run = *run.borrow();
             while run.bytes > 0 {
@@ -68,11 +86,21 @@ impl<F: IoFormat> IoPageTable<F> {
                     Err(error) => error,
                 };
                 writer.clear();
-                return Err(error);
+                let last = Iova::new(writer.at.wrapping_sub(1));
+                let undone = IovaRange::between(start, last).filter(|_| writer.at != writer.start);
+                return Err(MapFailed { error, undone });
             }
         }
         Ok(())
     }
+}
+
+/// Why runs were not mapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MapFailed {
+    pub(crate) error: IoptError,
+    /// What was mapped for a while.
+    pub(crate) undone: Option<IovaRange>,
 }
 
 /// Everything that can be known before the first write; how many bytes it is in all.
@@ -216,7 +244,7 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
             Met::Table | Met::Leaf(..) if self.at == at => {}
             _ => return Ok(Met::Nothing),
         }
-        // A larger leaf met something in one of its other entries. A smaller one goes in front of it.
+        // A larger leaf met something behind its first entry. A smaller one goes in front of that.
         let table = &self.cursor.level.table;
         match largest(&self.cursor.format, table, at | run.addr.raw(), table.shift.bytes()) {
             Some(size) => self.leaves(size, size.bytes(), run),
@@ -278,12 +306,13 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         let (at, format, table) = (self.at, self.cursor.format, self.cursor.level.table);
         let span = table.shift.bytes();
         let full = at & (span - 1) == 0 && run.bytes >= span;
-        let below = format
-            .below(&table, table.base)
-            .filter(|below| full && u64::from(below.entries()) <= self.budget.most());
+        let shape = format.below(&table, table.base);
+        let below = shape.filter(|below| full && u64::from(below.entries()) <= self.budget.most());
         let size = below.and_then(|below| largest(&format, &below, at | run.addr.raw(), span));
         let (Some(below), Some(size)) = (below, size) else {
-            return tree::make(&mut self.cursor, self.live, at, IoEntry::Absent, None).map(drop);
+            tree::make(&mut self.cursor, self.live, at, IoEntry::Absent, None)?;
+            let entries = shape.map_or(1, |shape| u64::from(shape.entries()));
+            return self.went(run, 0, entries);
         };
         let leaf = self.pages.grant.leaf(run.addr, size);
         let mut fill = |table: &IoTable, view: &TableView<'_>| {

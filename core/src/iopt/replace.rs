@@ -10,7 +10,7 @@ use super::map::{Grant, Leaves, Met, Pages, Writer, check, largest};
 use super::tree::Detached;
 use super::unmap::{self, Taken, Taker};
 use super::{IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun, split};
-use crate::host::IoTables;
+use crate::host::{Flow, IoTables};
 use crate::iova::IovaRange;
 
 /// Memory on its way into a range in place of what is there; made by [`IoPageTable::replace`]. All of the
@@ -34,7 +34,7 @@ impl<F: IoFormat> IoPageTable<F> {
     /// [`Replace::step`] as it takes.
     ///
     /// A device finds what was mapped or what is mapped now. But where the format does not let an entry change
-    /// while it is in use (Arm), what was mapped is taken out in one step, and after the flush what is new put there
+    /// while it is in use (Arm, and AMD's leaves of several entries where smaller ones replace them), what was mapped is taken out in one step, and after the flush what is new put there
     /// in the next: in between it finds nothing. A large page that smaller ones replace is split first; so the
     /// tables stay as fine as they are.
     ///
@@ -76,20 +76,19 @@ impl<F: IoFormat> IoPageTable<F> {
 impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
     /// Maps as much as it takes to fill `runs`, which is emptied before, with what was mapped there, in order of
     /// device addresses, with neighbours joined. `None` when nothing is left. It also ends early where
-    /// [`Wait::pause`](crate::host::Wait::pause) says so.
+    /// [`Wait::pause`](crate::host::Wait::pause) says so. What it hands out must be gone before the next step.
     ///
     /// # Context
     /// Any, but for `pause`.
     ///
     /// # Errors
-    /// [`IoptError::NoBuffer`] for a buffer without room; [`IoptError::NoMemory`], [`IoptError::Corrupt`];
-    /// [`IoptError::Indivisible`] for a leaf that smaller ones cannot replace (unmap it first). Nothing
+    /// [`IoptError::NoBuffer`] for a buffer without room; [`IoptError::NoMemory`], [`IoptError::Corrupt`]. Nothing
     /// has changed: what comes before was handed out by the call before, and another call may go on.
-    pub fn step<'b, T: IoTables>(
-        &mut self,
+    pub fn step<'s, 'b, T: IoTables>(
+        &'s mut self,
         tables: &T,
         runs: &'b mut heapless::vec::VecView<UnmappedRun>,
-    ) -> Result<Option<Unmapped<'t, 'b, F>>, IoptError> {
+    ) -> Result<Option<Unmapped<'s, 'b, F>>, IoptError> {
         runs.clear();
         let Some(from) = self.at else { return Ok(None) };
         if runs.capacity() == 0 {
@@ -100,7 +99,8 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         let mut writer =
             Writer::new(self.table, tree, tables, (Iova::new(from), bytes), self.pages)?;
         let result = self.go_on(tables, tree, &mut writer, runs);
-        let (mut last, at) = (writer.at.wrapping_sub(1), writer.at);
+        let (at, linked) = (writer.at, writer.cursor.has_linked());
+        let mut last = at.wrapping_sub(1);
         drop(writer);
         match result {
             Ok(Gone::All) => (self.at, last) = (None, self.range.last().raw()),
@@ -110,7 +110,8 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
             Err(_) => self.at = Some(at),
         }
         let range = IovaRange::between(Iova::new(from), Iova::new(last)).unwrap_or(self.range);
-        Ok(Some(Unmapped::new(self.table, range, tree, Detached::default(), runs)))
+        let taken = (Detached::default(), linked);
+        Ok(Some(Unmapped::new(self.table, range, tree, taken, runs)))
     }
 
     fn go_on<T: IoTables>(
@@ -129,27 +130,56 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
             if runs.is_full() {
                 return Ok(Gone::Exchanged);
             }
+            let last = Iova::new(at | leaf.shift.mask());
+            let Some(old) = IovaRange::between(Iova::new(at), last)
+                .filter(|_| at & leaf.shift.mask() == 0 && last <= self.range.last())
+            else {
+                return Err(IoptError::Corrupt { at: Iova::new(at), raw: leaf.addr.raw() });
+            };
             let format = writer.cursor.format;
-            if !format.replaces() {
-                let mut taker =
-                    Taker::new(self.table, tree, tables, self.range, at)?.keeping_tables();
-                return match taker.take_out(runs) {
-                    Ok(Taken::All) => Ok(Gone::TakenOutTo(self.range.last().raw())),
-                    Ok(Taken::AsMuchAsFits) | Err(_) if taker.at > at => {
-                        Ok(Gone::TakenOutTo(taker.at.wrapping_sub(1)))
-                    }
-                    Ok(Taken::AsMuchAsFits) => Ok(Gone::Exchanged),
-                    Err(error) => Err(error),
-                };
-            }
             let addresses = at | self.run.addr.raw();
-            match largest(&format, &writer.cursor.level.table, addresses, self.run.bytes) {
-                Some(size) if size >= leaf.shift => {
-                    let old = self.exchange(writer, leaf)?;
-                    unmap::join(runs, old);
+            let new = largest(&format, &writer.cursor.level.table, addresses, self.run.bytes);
+            let divided = match new {
+                _ if !format.replaces() => {
+                    return self.take_out(tables, tree, self.range, at, runs);
                 }
-                _ => split::divide(&mut writer.cursor, writer.live, at, leaf)?,
+                Some(size) if size >= leaf.shift => {
+                    let (run, flow) = self.exchange(writer, leaf)?;
+                    unmap::join(runs, run);
+                    if flow == Flow::Stop {
+                        return Ok(Gone::Exchanged);
+                    }
+                    continue;
+                }
+                _ => split::divide(&mut writer.cursor, writer.live, at, leaf),
+            };
+            match divided {
+                // Then it is as if entries could not change in use.
+                Err(IoptError::Indivisible { .. }) => {
+                    return self.take_out(tables, tree, old, at, runs);
+                }
+                other => other?,
             }
+        }
+    }
+
+    /// Takes out what is mapped in a range from `at` on: what is new comes in the next step, behind the flush.
+    fn take_out<T: IoTables>(
+        &self,
+        tables: &T,
+        tree: (F, IoTable),
+        range: IovaRange,
+        at: u64,
+        runs: &mut heapless::vec::VecView<UnmappedRun>,
+    ) -> Result<Gone, IoptError> {
+        let mut taker = Taker::new(self.table, tree, tables, range, at)?.keeping_tables();
+        match taker.take_out(runs) {
+            Ok(Taken::All) => Ok(Gone::TakenOutTo(range.last().raw())),
+            Ok(Taken::AsMuchAsFits) | Err(_) if taker.at > at => {
+                Ok(Gone::TakenOutTo(taker.at.wrapping_sub(1)))
+            }
+            Ok(Taken::AsMuchAsFits) => Ok(Gone::Exchanged),
+            Err(error) => Err(error),
         }
     }
 
@@ -158,23 +188,25 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         &mut self,
         writer: &mut Writer<'_, F, T>,
         old: IoLeaf,
-    ) -> Result<UnmappedRun, IoptError> {
+    ) -> Result<(UnmappedRun, Flow), IoptError> {
         let (at, format, level) = (writer.at, writer.cursor.format, writer.cursor.level);
         let table = &level.table;
         let new = self.pages.grant.leaf(self.run.addr, old.shift);
         let leaves = Leaves::new(&format, table, at, new)?;
         let (place, entries) = (level.place(at), index(old.entries(table)));
-        let mut dirty = old.access.contains(Access::WRITE) && !self.table.is_tracking();
+        let writable = old.access.contains(Access::WRITE);
+        let mut dirty = writable && !self.table.is_tracking();
         for (entry, word) in (0..).zip(level.view.words_from(place, entries)) {
             let raw = super::tree::in_memory(&format, leaves.encode(entry)?);
             dirty |= unmap::exchange(&format, table, from_ref(word), raw);
         }
         writer.cursor.wrote(place, entries);
         let bytes = old.shift.bytes();
-        // A pause that says stop ends the step after this leaf.
-        match writer.went(&mut self.run, bytes, entries as u64) {
-            Ok(()) | Err(_) => Ok(UnmappedRun { at: Iova::new(at), addr: old.addr, bytes, dirty }),
-        }
+        let flow = match writer.went(&mut self.run, bytes, entries as u64) {
+            Err(IoptError::Interrupted) => Flow::Stop,
+            other => other.map(|()| Flow::Continue)?,
+        };
+        Ok((UnmappedRun { at: Iova::new(at), addr: old.addr, bytes, writable, dirty }, flow))
     }
 }
 

@@ -136,6 +136,11 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
         self
     }
 
+    /// Whether links were written.
+    pub(super) fn has_linked(&self) -> bool {
+        self.linking
+    }
+
     /// Before a link is written.
     fn links(&mut self) {
         if let (Some(unsaid), false) = (self.unsaid, self.linking) {
@@ -266,6 +271,12 @@ impl<'m, T: IoTables> Budget<'m, T> {
     }
 }
 
+/// Bytes of memory for a table: a line of a cache at least, so that nothing else is in it, and because a small
+/// top table of Arm's has to be aligned like that.
+fn memory(table: &IoTable) -> u64 {
+    table.bytes().max(LINE as u64 * 8)
+}
+
 /// Memory for a table of the shape of `shape`, whose entries say nothing yet.
 fn obtain<'m, T: IoTables>(
     tables: &'m T,
@@ -273,11 +284,12 @@ fn obtain<'m, T: IoTables>(
     shape: IoTable,
     at: Iova,
 ) -> Result<(IoTable, TableView<'m>), IoptError> {
-    let base = tables.allocate(shape.bytes()).ok_or(IoptError::NoMemory)?;
+    let bytes = memory(&shape);
+    let base = tables.allocate(bytes).ok_or(IoptError::NoMemory)?;
     let table = IoTable { base, ..shape };
     // Address 0 ends the lists of tables that were taken out, and the root's word has its levels in the
     // low bits of its address.
-    let misplaced = base.raw() == 0 || base.raw() & (shape.bytes() - 1) != 0;
+    let misplaced = base.raw() == 0 || base.raw() & (bytes - 1) != 0;
     let corrupt = IoptError::Corrupt { at, raw: base.raw() };
     match if misplaced { Err(corrupt) } else { view(tables, &table, at) } {
         Ok(view) => {
@@ -285,7 +297,7 @@ fn obtain<'m, T: IoTables>(
             Ok((table, view))
         }
         Err(error) => {
-            tables.free(base, shape.bytes());
+            tables.free(base, bytes);
             Err(error)
         }
     }
@@ -324,7 +336,7 @@ pub(super) fn absent<F: IoFormat>(format: &F, table: &IoTable, at: Iova) -> Resu
 
 /// Gives a table back.
 pub(super) fn release<T: IoTables>(tables: &T, live: &Word, table: &IoTable) {
-    tables.free(table.base, table.bytes());
+    tables.free(table.base, memory(table));
     live.fetch_sub(1, Ordering::Relaxed);
 }
 
@@ -379,12 +391,18 @@ pub(super) fn make<F: IoFormat, T: IoTables>(
 /// Tables that nothing points to any more, by their level, each naming the next in its first entry; 0
 /// ends a list. An IOMMU may still walk them: an absent entry can hold an address and stay absent.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Detached([u64; MAX_IO_LEVELS]);
+pub(super) struct Detached([List; MAX_IO_LEVELS]);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct List {
+    first: u64,
+    tables: u64,
+}
 
 impl Detached {
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(|list| *list == 0)
+        self.0.iter().all(|list| list.tables == 0)
     }
 
     /// Takes a table of a level in, whose entries are all absent.
@@ -399,8 +417,8 @@ impl Detached {
         let absent = absent(format, table, at)?;
         let corrupt = IoptError::Corrupt { at, raw: table.base.raw() };
         let list = self.0.get_mut(level).ok_or(corrupt)?;
-        view.store(0, in_memory(format, absent | *list));
-        *list = table.base.raw();
+        view.store(0, in_memory(format, absent | list.first));
+        *list = List { first: table.base.raw(), tables: list.tables.saturating_add(1) };
         Ok(())
     }
 
@@ -413,17 +431,15 @@ impl Detached {
         root: IoTable,
     ) -> Result<(), IoptError> {
         let (mut shape, mut result) = (root, Ok(()));
-        let mut budget = Budget::for_all(tables, live.load(Ordering::Relaxed));
+        let mut budget = Budget::new(tables, 0);
         for list in self.0.into_iter().skip(1) {
             let Some(below) = format.below(&shape, PhysAddr::new(0)) else { break };
             shape = below;
-            let mut next = list;
-            while next != 0 {
+            let mut next = list.first;
+            for _ in 0..list.tables {
                 let table = IoTable { base: PhysAddr::new(next), ..shape };
                 let _ = budget.spend(1, 0);
-                let corrupt = IoptError::Corrupt { at: Iova::new(0), raw: next };
-                let own = if budget.goes_on() { Ok(()) } else { Err(corrupt) };
-                match own.and_then(|()| following(format, tables, &table)) {
+                match following(format, tables, &table) {
                     Ok(following) => next = following,
                     Err(error) => {
                         result = Err(error);

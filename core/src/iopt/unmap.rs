@@ -5,7 +5,7 @@ use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova};
 
 use super::tree::{self, Budget, Cursor, Detached};
 use super::{IoPageTable, IoptError, UnmappedRun};
-use crate::host::{Flow, IoTables};
+use crate::host::{Flow, IoTables, Kept};
 use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
 
@@ -45,6 +45,8 @@ pub struct Unmapped<'t, 'b, F> {
     /// The top table when they were taken out, which says what tables of which level look like.
     tree: (F, IoTable),
     detached: Detached,
+    /// Whether tables were put where there were none, or leaves.
+    linked: bool,
     runs: &'b [UnmappedRun],
 }
 
@@ -116,7 +118,7 @@ impl<F: IoFormat> IoPageTable<F> {
         let mut budget = Budget::for_all(tables, self.tables());
         tree::trim(&format, &mut budget, &root, 0, &mut detached);
         let range = IovaRange::between(Iova::new(0), format.last()).unwrap_or(IovaRange::ALL);
-        Unmapped::new(self, range, (format, root), detached, &[])
+        Unmapped::new(self, range, (format, root), (detached, false), &[])
     }
 }
 
@@ -152,7 +154,7 @@ impl<'t, F: IoFormat> Unmap<'t, F> {
         };
         let last = self.at.map_or(self.range.last(), |at| Iova::new(at.wrapping_sub(1)));
         let range = IovaRange::between(Iova::new(from), last).unwrap_or(self.range);
-        Ok(Some(Unmapped::new(self.table, range, tree, taker.detached, runs)))
+        Ok(Some(Unmapped::new(self.table, range, tree, (taker.detached, false), runs)))
     }
 
     /// What is left to unmap.
@@ -257,8 +259,14 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
         let mut done = 0;
         loop {
             let at = Iova::new(self.at.wrapping_add((done as u64) << table.shift.raw()));
-            let dirty = leaf.access.contains(Access::WRITE);
-            let mut run = UnmappedRun { at, addr: leaf.addr, bytes: 0, dirty };
+            let inside = leaf.shift.mask();
+            if at.raw() & inside != 0 || at.raw() | inside > end {
+                // A leaf of several entries that does not begin where one can: somebody wrote to the table.
+                break;
+            }
+            let writable = leaf.access.contains(Access::WRITE);
+            let (addr, dirty) = (leaf.addr, writable);
+            let mut run = UnmappedRun { at, addr, bytes: 0, writable, dirty };
             let joins = |last: &UnmappedRun| !self.tracking && last.joins(&run);
             if runs.is_full() && !runs.last().is_some_and(joins) {
                 break;
@@ -285,7 +293,13 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
             }
         }
         self.cursor.wrote(place, done);
-        Ok((done > 0).then_some(done))
+        let first = Iova::new(self.at);
+        let whole = first.is_aligned(leaf.shift) && self.at | leaf.shift.mask() <= end;
+        match done {
+            0 if !whole => Err(IoptError::Corrupt { at: first, raw: leaf.addr.raw() }),
+            0 => Ok(None),
+            _ => Ok(Some(done)),
+        }
     }
 
     /// Leaves the lowest table, and takes it out of the one above if the range covers all that it can map.
@@ -381,6 +395,7 @@ impl UnmappedRun {
     fn joins(&self, next: &Self) -> bool {
         self.addr.checked_add(self.bytes) == Some(next.addr)
             && self.at.checked_add(self.bytes) == Some(next.at)
+            && self.writable == next.writable
             && self.dirty == next.dirty
     }
 }
@@ -398,11 +413,21 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
         table: &'t IoPageTable<F>,
         range: IovaRange,
         tree: (F, IoTable),
-        detached: Detached,
+        (detached, linked): (Detached, bool),
         runs: &'b [UnmappedRun],
     ) -> Self {
         table.unflushed.fetch_add(1, Ordering::Relaxed);
-        Self { table, range, tree, detached, runs }
+        Self { table, range, tree, detached, linked, runs }
+    }
+
+    /// What could be mapped in a range of these tables for a while.
+    pub(crate) fn nothing(table: &'t IoPageTable<F>, range: IovaRange) -> Unmapped<'t, 'static, F> {
+        Unmapped::new(table, range, table.tree(), (Detached::default(), false), &[])
+    }
+
+    /// Whether it comes from these tables.
+    pub(crate) fn is_of(&self, table: &IoPageTable<F>) -> bool {
+        core::ptr::eq(self.table, table)
     }
 
     /// The device addresses to flush.
@@ -411,10 +436,10 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
         self.range
     }
 
-    /// Whether tables were taken out, too.
+    /// What is to be forgotten: entries that lead to tables have changed too, or only others.
     #[must_use]
-    pub fn has_tables(&self) -> bool {
-        !self.detached.is_empty()
+    pub fn kept(&self) -> Kept {
+        if self.linked || !self.detached.is_empty() { Kept::Tables } else { Kept::Leaves }
     }
 
     /// How many bytes were mapped.
@@ -430,8 +455,8 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
 
     /// The same without the memory.
     pub(crate) fn without_runs(self) -> Unmapped<'t, 'static, F> {
-        let Self { table, range, tree, detached, .. } = self;
-        Unmapped { table, range, tree, detached, runs: &[] }
+        let Self { table, range, tree, detached, linked, .. } = self;
+        Unmapped { table, range, tree, detached, linked, runs: &[] }
     }
 
     /// Says that every IOMMU and every device that could have kept a translation of the range has

@@ -101,8 +101,11 @@ impl<F: IoFormat, T: IoTables, E: FnMut(&Visited) -> Flow> Visitor<'_, '_, F, T,
         let from = range.start().raw().max(start);
         let first = (from - start) >> table.shift.raw();
         for place in first..u64::from(table.entries()) {
-            let at = start.wrapping_add(place << table.shift.raw());
-            if at > range.last().raw() {
+            let inside_table = place << table.shift.raw();
+            let at = start.wrapping_add(inside_table);
+            // The top table may have entries for more than 64 bits.
+            let beyond = inside_table >> table.shift.raw() != place || at < start;
+            if beyond || at > range.last().raw() {
                 break;
             }
             if self.budget.spend(1, 0) == Flow::Stop {

@@ -4,7 +4,7 @@
 //! whether the table is live; who closes the table leaves that state and then looks at the counts. So one of
 //! them sees the other.
 
-use pinfold_arch::{PageShift, VirtAddr};
+use pinfold_arch::{AddrRange, VirtAddr};
 
 use super::layout::{self, Header, State};
 use super::{PinTable, Runs, TableError, TooHard};
@@ -23,51 +23,34 @@ impl<'m> PinTable<'m> {
         self.get(Header::STALE)
     }
 
-    /// Before all that the table holds is mapped: where it begins, and how many bytes that is, which stays so until
-    /// they are given back.
-    pub(crate) fn map_get(&self) -> Result<(VirtAddr, u64), TableError> {
-        let (_, bytes) = self.extent()?;
+    /// Before all of it is mapped: what it holds, which stays while it is mapped.
+    pub(crate) fn map_get(&self) -> Result<AddrRange, TableError> {
+        let range = self.mapped_range().ok_or(TableError::Empty)?;
+        let bytes = range.pages().raw() << range.base().raw();
         let word = self.words.get(Header::MAPPED).ok_or(TableError::NotATable)?;
-        let more = |before: u64| before.checked_add(bytes);
-        if word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-            // It is mapped as often as can be counted.
-            return Err(TableError::InUse);
-        }
+        let before = word.fetch_add(bytes, Ordering::Relaxed);
         // SeqCst: pairs with the one in `let_go`.
         fence(Ordering::SeqCst);
-        let live = match self.state() {
-            State::Live => self.extent(),
-            State::Empty => Err(TableError::Empty),
-            State::Filling | State::Draining => Err(TableError::InUse),
+        let same = self.mapped_range() == Some(range);
+        let error = match self.state() {
+            State::Live if same && before.checked_add(bytes).is_some() => return Ok(range),
+            // It was filled anew, or is mapped as often as can be counted.
+            State::Live => TableError::InUse,
+            State::Empty => TableError::Empty,
+            State::Filling | State::Draining => TableError::InUse,
         };
-        // In between it may have been given back and filled anew.
-        let live =
-            live.and_then(|now| if now.1 == bytes { Ok(now) } else { Err(TableError::InUse) });
-        if live.is_err() {
-            self.map_put(bytes);
-        }
-        live
+        self.map_put(bytes);
+        Err(error)
     }
 
-    /// Where a table begins and how many bytes it holds, also while somebody tries in vain to give it back.
-    pub(crate) fn extent(&self) -> Result<(VirtAddr, u64), TableError> {
-        match self.state() {
-            State::Live | State::Draining => {}
-            State::Empty => return Err(TableError::Empty),
-            State::Filling => return Err(TableError::InUse),
-        }
-        let range = self.geometry().and_then(|geometry| geometry.range());
-        let range = range.ok_or(TableError::NotATable)?;
-        let bytes = range.pages().raw().checked_mul(range.base().bytes());
-        Ok((range.start(), bytes.ok_or(TableError::InUse)?))
+    /// What it holds, whatever the state. While anything is mapped or stale, it stays.
+    pub(crate) fn mapped_range(&self) -> Option<AddrRange> {
+        self.geometry()?.range()
     }
 
-    /// What it holds, for a caller whose mapping keeps it: also while somebody tries in vain to give it back.
-    /// With the size of its pages.
-    pub(crate) fn kept(&self) -> (Runs<'m>, PageShift) {
-        let geometry = self.geometry();
-        let base = geometry.map_or(PageShift::SIZE_4K, |geometry| geometry.base);
-        (Runs::new(*self, geometry), base)
+    /// The memory of a table of which anything is mapped or stale.
+    pub(crate) fn mapped_runs(&self) -> Runs<'m> {
+        Runs::new(*self, self.geometry())
     }
 
     /// So many bytes are not mapped any more, and nobody can have kept them.

@@ -14,7 +14,7 @@ fn run(addr: u64, bytes: u64) -> IoRun {
 
 /// What comes out of a mapping that could be written.
 fn out(at: u64, addr: u64, bytes: u64) -> UnmappedRun {
-    UnmappedRun { at: Iova::new(at), addr: PhysAddr::new(addr), bytes, dirty: true }
+    UnmappedRun { at: Iova::new(at), addr: PhysAddr::new(addr), bytes, writable: true, dirty: true }
 }
 
 fn made<F: IoFormat>(format: F) -> (IoPageTable<F>, TableMemory) {

@@ -38,7 +38,10 @@ fn tables_are_made_once() {
                 step.flushed(&memory);
                 let addr = PhysAddr::new(page(at + round));
                 let at = Iova::new(page(at));
-                assert_eq!(runs, [UnmappedRun { at, addr, bytes: 0x1000, dirty: true }]);
+                assert_eq!(
+                    runs,
+                    [UnmappedRun { at, addr, bytes: 0x1000, writable: true, dirty: true }]
+                );
             }
         };
         std::thread::scope(|scope| {
