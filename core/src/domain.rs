@@ -275,7 +275,6 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     ///
     /// # Errors
     /// [`Unflushed`] if one of them did not say so, or it was unmapped in another domain.
-    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
     pub fn finish<'t, 'b, T: IoTables>(
         &self,
         tables: &T,

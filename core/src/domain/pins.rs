@@ -99,7 +99,6 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// # Errors
     /// [`DomainError::Pins`] if nothing is pinned, or not for writing, which is asked for; else as
     /// [`map`](Self::map), with the stale pins in place of [`DomainError::NotFlushed`].
-    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
     pub fn map_pins<'t, 'p, T: IoTables>(
         &'t self,
         tables: &T,
@@ -146,7 +145,6 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// [`DomainError::Pins`] if nothing is pinned, [`DomainError::OtherMemory`] if something else is mapped
     /// there, [`DomainError::Table`]: nothing has changed, but where the tables became corrupt meanwhile.
     /// [`PinsError::NotFlushed`].
-    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
     pub fn unmap_pins<'t, 'p, T: IoTables>(
         &'t self,
         tables: &T,
@@ -177,7 +175,6 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     ///
     /// # Errors
     /// The same again, if one of them did not say so.
-    #[expect(clippy::result_large_err, reason = "what could not be flushed is handed back whole")]
     pub fn settle<'t, 'p, T: IoTables>(
         &self,
         tables: &T,

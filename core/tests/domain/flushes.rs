@@ -1,5 +1,6 @@
 //! Who must forget what, and in which order.
 
+use pinfold::domain::TlbId;
 use pinfold::host::{FlushError, IoTlb};
 use pinfold_arch::IoFormat;
 use pinfold_sim::tlb::Asked;
@@ -24,9 +25,13 @@ fn survivors(missing: usize, at_once: bool) -> Vec<usize> {
     devices.iter().for_each(|device| device.invalidates_at_once(at_once));
     let mut domain: Domain<'_, Vtd> = Domain::new(IoPageTable::new(format(), &memory).unwrap());
     let iommus = hardware.iommus.iter().enumerate().filter(|(i, _)| *i != missing);
-    iommus.for_each(|(_, iommu)| domain.attach_iommu(iommu).unwrap());
+    iommus.for_each(|(_, iommu)| {
+        domain.attach_iommu(iommu).unwrap();
+    });
     let those = devices.iter().enumerate().filter(|(i, _)| i + 2 != missing);
-    those.for_each(|(_, device)| domain.attach_device(device).unwrap());
+    those.for_each(|(_, device)| {
+        domain.attach_device(device).unwrap();
+    });
     hardware.enter(&domain);
     let both = [run(0, HUGE), run(HUGE, 0x1000)];
     domain.map(&memory, iova(0), both, RW, NONE).unwrap();
@@ -106,14 +111,14 @@ fn all_are_asked_before_any_is_waited_for() {
     let (memory, journal) = (TableMemory::new(1 << 20), Journal::new());
     let hardware = Hardware::new(&memory, &journal, false);
     let devices = hardware.devices();
-    let mut domain = made_with(&memory, &hardware, &devices);
+    let (mut domain, ids) = attached(&memory, &hardware, &devices);
     domain.flush(range(0, 0x1000), Kept::Tables).unwrap();
     let who: Vec<_> = journal.take().into_iter().map(|(who, _)| who).collect();
     let twice = ["iommu 1", "iommu 2", "iommu 1", "iommu 2"];
     let devices_twice = ["device 1", "device 2", "device 1", "device 2"];
     assert_eq!(who, [twice, devices_twice].concat());
-    domain.detach(&devices[0]).unwrap();
-    domain.detach(&hardware.iommus[0]).unwrap();
+    domain.detach(ids[2]).unwrap();
+    domain.detach(ids[0]).unwrap();
     drop(journal.take());
     domain.flush(range(0, 0x1000), Kept::Leaves).unwrap();
     let who: Vec<_> = journal.take().into_iter().map(|(who, _)| who).collect();
@@ -125,11 +130,22 @@ pub(super) fn made_with<'d>(
     hardware: &'d Hardware<'_>,
     devices: &'d [AtsDevice<'_, Vtd>; 2],
 ) -> Domain<'d, Vtd> {
+    attached(memory, hardware, devices).0
+}
+
+/// The same, and what they are called there: the IOMMUs, then the devices.
+pub(super) fn attached<'d>(
+    memory: &TableMemory,
+    hardware: &'d Hardware<'_>,
+    devices: &'d [AtsDevice<'_, Vtd>; 2],
+) -> (Domain<'d, Vtd>, Vec<TlbId>) {
     let mut domain: Domain<'d, Vtd> = made(memory);
-    hardware.iommus.iter().for_each(|iommu| domain.attach_iommu(iommu).unwrap());
-    devices.iter().for_each(|device| domain.attach_device(device).unwrap());
+    let iommus: Vec<_> =
+        hardware.iommus.iter().map(|iommu| domain.attach_iommu(iommu).unwrap()).collect();
+    let devices = devices.iter().map(|device| domain.attach_device(device).unwrap());
+    let ids = iommus.into_iter().chain(devices).collect();
     hardware.enter(&domain);
-    domain
+    (domain, ids)
 }
 
 /// A mapping after an absence that was kept is found because the domain says so: below a table that was there
@@ -192,7 +208,7 @@ fn nobody_walks_into_a_table_that_was_given_back() {
                 let mut runs = Runs::new();
                 let mut unmap = domain.table().unmap(&memory, range(0, HUGE)).unwrap();
                 let unmapped = unmap.step(&memory, &mut runs).unwrap().unwrap();
-                assert!(unmapped.has_tables());
+                assert_eq!(unmapped.kept(), Kept::Tables);
                 domain.flush(unmapped.range(), Kept::Leaves).unwrap();
                 unmapped.flushed(&memory);
                 let found = hardware.iommus[0].access(iova(0x1000), true);

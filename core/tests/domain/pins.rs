@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pinfold::domain::UnmapPinsError;
+use pinfold::domain::PinsError;
 use pinfold::folio::FolioFlags;
 use pinfold::host::{PlainHost, SpaceId};
 use pinfold::source::{HostPins, PinSource, RunSink, SourceError};
@@ -169,7 +169,7 @@ fn other_memory_in_the_range_is_left_alone() {
         domain.map(&memory, iova(inside), [run(inside, bytes)], RW, NONE).unwrap();
         let mut runs = Runs::new();
         let error = domain.unmap_pins(&memory, iova(0), &pins, &mut runs).unwrap_err();
-        let UnmapPinsError::Domain(error) = error else { panic!("{error}") };
+        let PinsError::Domain(error) = error else { panic!("{error}") };
         assert_eq!(error, DomainError::OtherMemory { at: iova(at) });
         assert_eq!((pins.mapped(), pins.stale()), (HUGE, 0));
         let found = domain.table().translate(&memory, iova(inside)).unwrap().unwrap();
@@ -209,7 +209,9 @@ fn pins_go_only_while_nothing_is_mapped() {
                 while mapped < 300 {
                     match domain.map_pins(memory, at, &pins, RW, NONE) {
                         Ok(()) => {}
-                        Err(DomainError::Pins(TableError::InUse | TableError::Empty)) => {
+                        Err(PinsError::Domain(DomainError::Pins(
+                            TableError::InUse | TableError::Empty,
+                        ))) => {
                             std::thread::yield_now();
                             continue;
                         }

@@ -1,14 +1,14 @@
 //! Flushes that time out, one after the other: nothing is released, and when it is tried again everything is as
 //! if nothing had happened.
 
-use pinfold::domain::{Stale, UnmapPinsError};
+use pinfold::domain::{PinsError, Stale};
 use pinfold::host::FlushError;
 use pinfold::table::TableError;
 use pinfold::{Dirtied, DomainError, ErrorKind, PageShift, PinRequest, PinTable, UnpinError};
 use pinfold_sim::PinHost;
 use pinfold_sim::tlb::Asked;
 
-use super::flushes::made_with;
+use super::flushes::{attached, made_with};
 use super::*;
 use crate::pins::{pages, words};
 
@@ -26,7 +26,7 @@ struct Scene<'s> {
 const BYTES: u64 = 16 << 12;
 
 impl<'s> Scene<'s> {
-    fn map_pins(&self) -> Result<(), DomainError> {
+    fn map_pins(&self) -> Result<(), PinsError<'_, 's, Vtd>> {
         self.domain.map_pins(self.memory, iova(0), &self.pins, RW, NONE)
     }
 
@@ -35,7 +35,7 @@ impl<'s> Scene<'s> {
         let mut runs = Runs::new();
         match self.domain.unmap_pins(self.memory, iova(0), &self.pins, &mut runs) {
             Ok(()) => None,
-            Err(UnmapPinsError::NotFlushed(stale)) => Some(stale),
+            Err(PinsError::NotFlushed(stale)) => Some(stale),
             Err(error) => panic!("{error}"),
         }
     }
@@ -265,9 +265,9 @@ fn who_could_not_be_flushed_stays_attached() {
         let (memory, journal) = (TableMemory::new(1 << 20), Journal::new());
         let hardware = Hardware::new(&memory, &journal, false);
         let devices = hardware.devices();
-        let mut domain = made_with(&memory, &hardware, &devices);
+        let (mut domain, ids) = attached(&memory, &hardware, &devices);
         journal.fail(nth);
-        let error = domain.detach(&devices[1]).unwrap_err();
+        let error = domain.detach(ids[3]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFlushed);
         let told = |domain: &Domain<'_, Vtd>| {
             drop(journal.take());
@@ -276,7 +276,7 @@ fn who_could_not_be_flushed_stays_attached() {
             calls.contains(&("device 2", Asked::Complete))
         };
         assert!(told(&domain));
-        domain.detach(&devices[1]).unwrap();
+        domain.detach(ids[3]).unwrap();
         assert!(!told(&domain));
     }
 }
