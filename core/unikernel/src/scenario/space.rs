@@ -1,5 +1,6 @@
 //! One set of tables with the device behind it.
 
+use pinfold::domain::TlbId;
 use pinfold::iopt::{IoPageTable, IoRun, IoptError, Quiesced, Unmapped, UnmappedRun};
 use pinfold::{Domain, DomainError, IovaRange};
 use pinfold_arch::{Access, IoFlags, IoFormat, Iova};
@@ -18,6 +19,7 @@ const FEW_RUNS: usize = 2;
 pub(super) struct Space<'s, 'm, 'c, U: Iommu> {
     pub(super) probe: Probe<'s, 'm, 'c, U>,
     domain: Domain<'s, U::Format>,
+    iommu: TlbId,
 }
 
 impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
@@ -25,10 +27,10 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
     pub(super) fn new(stage: &'s mut Stage<'m, 'c>, unit: &'s U, format: U::Format) -> Self {
         let table = IoPageTable::new(format, stage.memory).expect("memory for tables");
         let mut domain = Domain::new(table);
-        domain.attach_iommu(unit).expect("room for an IOMMU");
+        let iommu = domain.attach_iommu(unit).expect("room for an IOMMU");
         unit.attach(format, domain.table().root()).expect("an IOMMU that answers");
         let page = IoRun { addr: stage.memory.window(), bytes: format.base().bytes() };
-        let mut space = Self { probe: Probe { stage, unit }, domain };
+        let mut space = Self { probe: Probe { stage, unit }, domain, iommu };
         space.map(WINDOW, &[page], Access::all()).expect("a window");
         space
     }
@@ -130,9 +132,9 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
 
     /// Takes the tables from the device and gives their memory back.
     pub(super) fn end(self, ask: impl FnOnce(&mut Probe<'s, 'm, 'c, U>)) {
-        let Self { mut probe, mut domain } = self;
+        let Self { mut probe, mut domain, iommu } = self;
         probe.unit.detach().expect("an IOMMU that answers");
-        domain.detach(probe.unit).expect("an IOMMU that answers");
+        domain.detach(iommu).expect("an IOMMU that answers");
         ask(&mut probe);
         domain.destroy(probe.stage.memory).expect("tables in order");
     }
