@@ -196,7 +196,7 @@ fn pins_go_only_while_nothing_is_mapped() {
                 std::thread::yield_now();
                 let unpinned = host.unpin(&pins, Dirtied::No);
                 let kind = unpinned.map_or_else(|error| error.kind(), |_| ErrorKind::Busy);
-                assert_eq!(kind, ErrorKind::Busy);
+                assert!(matches!(kind, ErrorKind::Busy | ErrorKind::NotFlushed), "{kind:?}");
             }
             let _ = host.unpin(&pins, Dirtied::No);
         });

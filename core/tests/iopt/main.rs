@@ -9,6 +9,7 @@ use self::world::{Op, UNITS, World};
 
 mod calls;
 mod defects;
+mod long;
 mod threads;
 mod world;
 

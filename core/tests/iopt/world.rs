@@ -427,7 +427,7 @@ impl World {
         let last = last.map(|index| Iova::new(at(index) | self.base.mask()));
         let flush = first.zip(last).and_then(|(first, last)| IovaRange::between(first, last));
         let flush = flush.filter(|_| take);
-        assert_eq!(harvest, Harvest { dirty: harvest.dirty, flush });
+        assert_eq!(harvest, Harvest { dirty: harvest.dirty, flush, ended: None });
         if take {
             self.pages[indices].iter_mut().flatten().for_each(|page| page.dirty = false);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use loom::thread;
+use pinfold::domain::PinsError;
 use pinfold::host::{PlainHost, SpaceId};
 use pinfold::iopt::{IoPageTable, UnmappedRun};
 use pinfold::source::HostPins;
@@ -50,7 +51,9 @@ impl Shared {
                 assert_eq!(found.map(|found| found.addr), Some(frame(1, 0)), "it maps nothing");
                 true
             }
-            Err(DomainError::Pins(TableError::InUse | TableError::Empty)) => false,
+            Err(PinsError::Domain(DomainError::Pins(TableError::InUse | TableError::Empty))) => {
+                false
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -24,7 +24,7 @@ pub(crate) type Found = Option<(u64, PageShift, usize)>;
 
 /// Where `va` leads, as the oracle has it.
 pub(crate) fn lookup<R: TranslationRegime>(tables: &RootTable<R, Tables<'_>>, va: u64) -> Found {
-    let page = usize::try_from(va).unwrap();
+    let page = usize::try_from(va).unwrap() & !0xfff;
     let mut found = None;
     let visited =
         tables.walk_range(&MemoryRegion::new(page, page + 0x1000), &mut |_, descriptor, level| {

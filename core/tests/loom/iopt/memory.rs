@@ -12,7 +12,7 @@ const BASE: PageShift = PageShift::SIZE_4K;
 /// Address bits that index a table.
 const BITS: u8 = 2;
 /// Bytes of a table.
-const BYTES: u64 = 8 << BITS;
+const BYTES: u64 = 64;
 
 /// A format with tables of four entries: 1 beside an address is a page, 2 a table, neither is nothing.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ const GARBAGE: u64 = u64::MAX;
 impl Memory {
     /// With an IOMMU that looks into caches, or with one that does not.
     pub(crate) fn new(caches: bool) -> Self {
-        let words = |tables: u64| (0..tables << BITS).map(|_| Word::new(GARBAGE)).collect();
+        let words = |tables: u64| (0..tables * BYTES / 8).map(|_| Word::new(GARBAGE)).collect();
         let state = Mutex::new(State { given: 0, used: Vec::new() });
         Self { words: words(TABLES), seen: words(if caches { 0 } else { TABLES }), caches, state }
     }
