@@ -12,6 +12,7 @@ use pinfold::realmode::RealMode;
 use pinfold::region::{InSpace, Pinner, RegionError, Unregistered};
 use pinfold::source::HostPins;
 use pinfold::sync::{Ordering, Word};
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::table::{TableError, TooHard};
 use pinfold::{
     Areas, Dirtied, PinError, PinRequest, PinTable, Pinned, RegionId, Registry, UnpinError,
@@ -21,7 +22,7 @@ use pinfold::{
 use super::source::{BASE, Source, frame, range, request, va};
 
 /// Words of a table for two pages.
-const TABLE: usize = 11;
+const TABLE: usize = HEADER_WORDS + 2;
 
 /// All that is within a reader's reach, and the host.
 struct Memory {

@@ -7,6 +7,7 @@ use pinfold::host::{PlainHost, SpaceId};
 use pinfold::source::HostPins;
 use pinfold::sync::Word;
 use pinfold::table::TooHard;
+use pinfold::table::layout::HEADER_WORDS;
 use pinfold::{Dirtied, PinTable};
 
 use super::model;
@@ -15,7 +16,7 @@ use super::source::{Source, frame, request, va};
 type Shared = (Vec<Word>, Source);
 
 fn shared() -> Arc<Shared> {
-    Arc::new(((0..12).map(|_| Word::new(0)).collect(), Source::default()))
+    Arc::new(((0..HEADER_WORDS + 2).map(|_| Word::new(0)).collect(), Source::default()))
 }
 
 /// Of two who give a table back one does; if it is filled anew before the other comes, that one
