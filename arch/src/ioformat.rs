@@ -218,8 +218,8 @@ pub trait IoFormat: Copy {
     /// dirty pages are marked by a bit that is also a right, it is not among them.
     fn volatile_bits(&self) -> u64;
 
-    /// Whether a leaf in use may become another one of the same size, in one store to each of its entries: devices
-    /// find the one or the other. Arm's rule is otherwise: break before make (DDI 0487, D8.16).
+    /// Whether a leaf in use may become another one of the same size, in one store to each of its entries:
+    /// devices find the one or the other. Arm's rule is otherwise: break before make (DDI 0487, D8.16).
     fn replaces(&self) -> bool {
         true
     }

@@ -2,8 +2,8 @@
 //!
 //! A device reaches memory by what its IOMMU has read from the tables at some time, and with ATS by what it
 //! keeps itself. So taking an entry out is one half, and the other is to make all of them forget, in this
-//! order: first every IOMMU, then every device with a TLB of its own, because a device fills it from what an IOMMU
-//! has kept. Only when all have said that it is done may the memory be released.
+//! order: first every IOMMU, then every device with a TLB of its own, because a device fills it from what
+//! an IOMMU has kept. Only when all have said that it is done may the memory be released.
 //!
 //! A [`Domain`] knows all of them and asks all of them. What did not say so in time is
 //! [not flushed](DomainError::NotFlushed): its pins stay until a later flush succeeds.
@@ -166,8 +166,8 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         Ok(TlbId { device: true, place: attach(&mut self.devices, device)? })
     }
 
-    /// Takes an IOMMU or a device out, when its root entries name other tables or block every access. It is made to
-    /// forget everything first. Nothing happens if it was taken out before.
+    /// Takes an IOMMU or a device out, when its root entries name other tables or block every access. It is
+    /// made to forget everything first. Nothing happens if it was taken out before.
     ///
     /// # Errors
     /// [`DomainError::NotFlushed`]: it is still attached.
@@ -209,15 +209,16 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         iommus.and(devices).map_err(|FlushError| DomainError::NotFlushed { range })
     }
 
-    /// Maps runs as [`IoPageTable::map`] does, and tells those who may have kept that nothing was there. After an
-    /// error nothing of them is mapped.
+    /// Maps runs as [`IoPageTable::map`] does, and tells those who may have kept that nothing was there.
+    /// After an error nothing of them is mapped.
     ///
     /// # Context
     /// As [`IoPageTable::map`] and [`IoTlb::complete`].
     ///
     /// # Errors
-    /// [`DomainError::Table`]; [`DomainError::NotFlushed`] if it was taken out again because somebody did not say in
-    /// time that it has forgotten, that nothing was there or, after an error of the tables, what was.
+    /// [`DomainError::Table`]; [`DomainError::NotFlushed`] if it was taken out again because somebody did
+    /// not say in time that it has forgotten, that nothing was there or, after an error of the tables, what
+    /// was.
     pub fn map<T, R>(
         &self,
         tables: &T,
@@ -304,9 +305,10 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         Ok(unmapped.flushed(tables).tables()?)
     }
 
-    /// Hands out the pages of a range that were written, takes their marks away, and makes everybody forget them:
-    /// [`IoPageTable::take_dirty`] and the flush that it asks for. Says how many bytes they have. A page that was
-    /// handed out may be read when this has returned: until then a device may write to it without a new mark.
+    /// Hands out the pages of a range that were written, takes their marks away, and makes everybody forget
+    /// them: [`IoPageTable::take_dirty`] and the flush that it asks for. Says how many bytes they have. A
+    /// page that was handed out may be read when this has returned: until then a device may write to it
+    /// without a new mark.
     ///
     /// # Context
     /// As [`IoPageTable::dirty`] and [`IoTlb::complete`].
@@ -339,15 +341,15 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         harvest.ended.map_or(Ok(harvest.dirty), |error| Err(error.into()))
     }
 
-    /// Adds levels until `last` is translated: [`IoPageTable::grow`]. Then `retarget` writes the root entries of all
-    /// devices, and everybody forgets the old ones. Nobody maps or unmaps meanwhile.
+    /// Adds levels until `last` is translated: [`IoPageTable::grow`]. Then `retarget` writes the root
+    /// entries of all devices, and everybody forgets the old ones. Nobody maps or unmaps meanwhile.
     ///
     /// # Context
     /// As [`IoTlb::complete`].
     ///
     /// # Errors
-    /// [`DomainError::Table`]; [`DomainError::NotFlushed`] if `retarget` or a flush fails: what was mapped stays
-    /// mapped under the old root and the new one, and the call may be repeated.
+    /// [`DomainError::Table`]; [`DomainError::NotFlushed`] if `retarget` or a flush fails: what was mapped
+    /// stays mapped under the old root and the new one, and the call may be repeated.
     pub fn grow<T: IoTables>(
         &mut self,
         tables: &T,

@@ -43,19 +43,27 @@ use crate::host::{IoTables, TableView};
 use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
 
+mod budget;
+mod cursor;
 mod dirty;
+mod entry;
+mod leaves;
 mod map;
 mod replace;
 mod split;
 mod tree;
+mod trim;
 mod unmap;
+mod unmapped;
 mod visit;
 
+use budget::Budget;
 pub(crate) use map::MapFailed;
 
 pub use dirty::{DirtyBitmap, Harvest};
 pub use replace::Replace;
-pub use unmap::{Quiesced, Unmap, Unmapped};
+pub use unmap::Unmap;
+pub use unmapped::{Quiesced, Unmapped};
 pub use visit::Visited;
 
 /// Memory for a device to use: consecutive bytes that are pinned and released together.
@@ -160,8 +168,8 @@ pub enum IoptError {
         /// What cannot be said.
         why: EncodeError,
     },
-    /// A leaf reaches over an end of the range, and it cannot be split while it is in use: the format cannot, or has
-    /// no smaller one.
+    /// A leaf reaches over an end of the range, and it cannot be split while it is in use: the format
+    /// cannot, or has no smaller one.
     #[error("the page at {at} cannot be split")]
     Indivisible {
         /// Where that leaf begins.
@@ -249,7 +257,7 @@ impl<F: IoFormat> IoPageTable<F> {
             return Err(IoptError::Corrupt { at: Iova::new(0), raw: top.raw() });
         }
         let mut live = 1;
-        let mut budget = tree::Budget::new(tables, 0);
+        let mut budget = Budget::new(tables, 0);
         tree::tables_below(&format, (&mut budget, true), &root, &mut |_| live += 1)?;
         Ok(Self::with_root(format, top, Word::new(live)))
     }
@@ -302,8 +310,8 @@ impl<F: IoFormat> IoPageTable<F> {
     ///
     /// # Context
     /// Any, but for [`Wait::pause`](crate::host::Wait::pause), which cannot stop it. Others map, unmap and
-    /// translate meanwhile; but nobody trims or unmaps all that the old top table maps before every root entry is
-    /// written and the IOMMU has forgotten the old ones.
+    /// translate meanwhile; but nobody trims or unmaps all that the old top table maps before every root
+    /// entry is written and the IOMMU has forgotten the old ones.
     ///
     /// # Errors
     /// [`IoptError::OutsideAperture`] if the format has no more levels, [`IoptError::NoMemory`],
@@ -348,7 +356,7 @@ impl<F: IoFormat> IoPageTable<F> {
             made.push(top).map_err(|_| outside)?;
             let link = format.encode(&top, 0, IoEntry::Table(root, Access::all()));
             let link = link.map_err(|why| IoptError::Encode { at: start, why })?;
-            view.store(0, tree::in_memory(&format, link));
+            view.store(0, entry::in_memory(&format, link));
             tables.written(top.base, 8);
             root = top;
         }
@@ -374,7 +382,7 @@ impl<F: IoFormat> IoPageTable<F> {
         let mut access = Access::all();
         loop {
             let view = view(tables, &table, at)?;
-            match tree::entry(&format, &table, &view, at)? {
+            match entry::entry(&format, &table, &view, at)? {
                 IoEntry::Absent => return Ok(None),
                 IoEntry::Table(next, most) => (table, access) = (next, access & most),
                 IoEntry::Leaf(leaf) => {
@@ -397,7 +405,7 @@ impl<F: IoFormat> IoPageTable<F> {
     /// [`IoptError::Corrupt`]: what is behind a corrupt entry was not given back, everything else was.
     pub fn destroy<T: IoTables>(self, tables: &T) -> Result<(), IoptError> {
         let (format, root) = self.tree();
-        let mut budget = tree::Budget::for_all(tables, self.tables());
+        let mut budget = Budget::for_all(tables, self.tables());
         let mut release = |table: &IoTable| tree::release(tables, &self.live, table);
         let result = tree::tables_below(&format, (&mut budget, false), &root, &mut release);
         release(&root);

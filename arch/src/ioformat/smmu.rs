@@ -1,9 +1,9 @@
 //! Arm SMMUv3: the tables of either stage, which are a CPU's tables.
 //!
-//! Source: Arm "System Memory Management Unit Architecture Specification, SMMU architecture version 3" (IHI 0070):
-//! section 3.4 (the tables are those of VMSAv8-64), 5.2 (stream table entry), 5.4 (context
-//! descriptor), 3.13 (hardware access flag and dirty state). Entries are read and written by
-//! [`Aarch64`] and [`Aarch64Stage2`]; what they ignore is ignored here.
+//! Source: Arm "System Memory Management Unit Architecture Specification, SMMU architecture version 3" (IHI
+//! 0070): section 3.4 (the tables are those of VMSAv8-64), 5.2 (stream table entry), 5.4 (context
+//! descriptor), 3.13 (hardware access flag and dirty state). Entries are read and written by [`Aarch64`]
+//! and [`Aarch64Stage2`]; what they ignore is ignored here.
 //!
 //! Devices are unprivileged. A group of entries with the contiguous hint is one leaf that takes as many
 //! entries as the group has: all must change together (DDI 0487, D8.7.1). Memory is ordinary

@@ -3,11 +3,11 @@
 //!
 //! # What counts as a reference
 //!
-//! One for every page-table entry that maps the folio or a part of it, whatever the entry's size;
-//! one for the file that the folio is cached for; one a page for pins; one for a migration
-//! claim; one for whoever took one by hand; one while it waits in a CPU's list of new pages. The base zero frame is not counted by the entries that
-//! map it, the huge zero folio is. Page-table pages, the two zero folios and what was allocated in
-//! one piece have one of their own.
+//! One for every page-table entry that maps the folio or a part of it, whatever the entry's size; one for
+//! the file that the folio is cached for; one a page for pins; one for a migration claim; one for whoever
+//! took one by hand; one while it waits in a CPU's list of new pages. The base zero frame is not counted by
+//! the entries that map it, the huge zero folio is. Page-table pages, the two zero folios and what was
+//! allocated in one piece have one of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! IOMMUs and devices that keep what they have read, for as long as they may: the hardware around a domain at
 //! its worst.
 //!
-//! An [`Iommu`] keeps leaves, pointers to tables and, if so made, that nothing was there. An [`AtsDevice`] keeps
-//! what its IOMMU answered. Both go on using what they keep until an invalidation of it has come to its end. A
-//! [`Journal`] says in which order they were asked, and has one of these calls time out.
+//! An [`Iommu`] keeps leaves, pointers to tables and, if so made, that nothing was there. An [`AtsDevice`]
+//! keeps what its IOMMU answered. Both go on using what they keep until an invalidation of it has come to
+//! its end. A [`Journal`] says in which order they were asked, and has one of these calls time out.
 //!
 //! ```
 //! use pinfold::iopt::{IoPageTable, IoRun};
@@ -47,7 +47,8 @@ pub enum Fault {
         /// The address.
         at: Iova,
     },
-    /// The walk came to a table that was given back: whoever has that memory now decides where the device writes.
+    /// The walk came to a table that was given back: whoever has that memory now decides where the device
+    /// writes.
     #[error("on the way to {at} stands the table {table}, which was given back")]
     FreedTable {
         /// The address.
@@ -148,8 +149,8 @@ impl Cache {
         self.entries.push((range, entry));
     }
 
-    /// Forgets what overlaps a range, and of tables above the leaves only what it must. Gives the addresses of which
-    /// it knew where they lead.
+    /// Forgets what overlaps a range, and of tables above the leaves only what it must. Gives the addresses
+    /// of which it knew where they lead.
     fn forget(&mut self, range: IovaRange, kept: Kept) -> Vec<Iova> {
         let mut known = Vec::new();
         self.entries.retain(|(own, entry)| {
@@ -208,8 +209,8 @@ impl<'t, F: IoFormat> Iommu<'t, F> {
         reached(self.translation(at, write)?, at, write)
     }
 
-    /// The leaf of an address: what is kept, or what the walk from the lowest kept table finds. A write marks the leaf,
-    /// if the format has marks and it is not known to have one.
+    /// The leaf of an address: what is kept, or what the walk from the lowest kept table finds. A write
+    /// marks the leaf, if the format has marks and it is not known to have one.
     fn translation(&self, at: Iova, write: bool) -> Result<IoLeaf, Fault> {
         let blocked = Fault::Blocked { at };
         let mut cache = lock(&self.cache);

@@ -1,7 +1,7 @@
 //! The pins of a table in a domain.
 //!
-//! What a [`PinTable`] holds is released together, so leaves may reach over its folios. While a domain maps any of
-//! it, and until all that was unmapped is flushed, the table cannot be unpinned.
+//! What a [`PinTable`] holds is released together, so leaves may reach over its folios. While a domain maps
+//! any of it, and until all that was unmapped is flushed, the table cannot be unpinned.
 
 use core::fmt;
 use core::iter::Peekable;
@@ -39,8 +39,9 @@ pub enum PinsError<'t, 'p, F> {
     /// A call failed. What was taken out before is out and flushed.
     #[error(transparent)]
     Domain(#[from] DomainError),
-    /// Somebody did not say in time that it has forgotten. When this is [settled](Domain::settle), the call may be
-    /// repeated: nothing is mapped of what should have been, and the rest of what should not may be still.
+    /// Somebody did not say in time that it has forgotten. When this is [settled](Domain::settle), the call
+    /// may be repeated: nothing is mapped of what should have been, and the rest of what should not may be
+    /// still.
     #[error("{} bytes were unmapped and are not flushed", .0.bytes)]
     NotFlushed(Stale<'t, 'p, F>),
 }
@@ -134,9 +135,10 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         Err(failed.error.into())
     }
 
-    /// Unmaps what [`map_pins`](Self::map_pins) has mapped from `start` on, through `runs`. What a device could write
-    /// to is marked as written in the table: that hardware says otherwise may be because somebody took its
-    /// marks away. What [`map`](Self::map) has mapped is not for this call, and not counted.
+    /// Unmaps what [`map_pins`](Self::map_pins) has mapped from `start` on, through `runs`. What a device
+    /// could write to is marked as written in the table: that hardware says otherwise may be because
+    /// somebody took its marks away. What [`map`](Self::map) has mapped is not for this call, and not
+    /// counted.
     ///
     /// # Context
     /// As [`finish`](Self::finish).

@@ -23,9 +23,9 @@ pub trait IoTables: PhysMem + Wait {
     fn free(&self, table: PhysAddr, bytes: u64);
 
     /// `bytes` of a table from `at` on were written. A host whose IOMMU does not look into the CPU's caches
-    /// writes these lines back now. Nothing else is called for them: ordering them before the device is told to
-    /// use them is the host's, where it tells the device. A call names each line once; neighbours come together.
-    /// The default does nothing.
+    /// writes these lines back now. Nothing else is called for them: ordering them before the device is
+    /// told to use them is the host's, where it tells the device. A call names each line once; neighbours
+    /// come together. The default does nothing.
     ///
     /// # Context
     /// Any; must not sleep.
@@ -39,9 +39,9 @@ pub trait IoTables: PhysMem + Wait {
 /// Forgetting comes in two calls, so that several of them can be at it at the same time:
 /// [`invalidate`](Self::invalidate) on all, then [`complete`](Self::complete) on all.
 pub trait IoTlb: Sync {
-    /// Whether it may also keep that an address leads nowhere, so that it must be told of new mappings:
-    /// an IOMMU in caching mode (VT-d CAP_REG.CM), one that another hypervisor emulates (AMD-Vi NpCache), a zPCI
-    /// function whose hypervisor shadows its tables.
+    /// Whether it may also keep that an address leads nowhere, so that it must be told of new mappings: an
+    /// IOMMU in caching mode (VT-d CAP_REG.CM), one that another hypervisor emulates (AMD-Vi NpCache), a
+    /// zPCI function whose hypervisor shadows its tables.
     fn keeps_absent(&self) -> bool {
         false
     }

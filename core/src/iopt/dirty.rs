@@ -3,8 +3,10 @@
 use pinfold_arch::addr::index;
 use pinfold_arch::{IoEntry, IoFlags, IoFormat, IoLeaf, Iova, PageShift};
 
-use super::map::Leaves;
-use super::tree::{self, Budget, Cursor};
+use super::budget::Budget;
+use super::cursor::Cursor;
+use super::entry;
+use super::leaves::Leaves;
 use super::{IoPageTable, IoptError};
 use crate::host::IoTables;
 use crate::iova::IovaRange;
@@ -208,8 +210,8 @@ impl<F: IoFormat> IoPageTable<F> {
     }
 }
 
-/// Whether any entry of a leaf in the lowest table says that it was written. Marks that shall go are exchanged for none: what a
-/// device sets in the same moment is seen now or stays.
+/// Whether any entry of a leaf in the lowest table says that it was written. Marks that shall go are
+/// exchanged for none: what a device sets in the same moment is seen now or stays.
 fn read<F: IoFormat, T: IoTables>(
     cursor: &mut Cursor<'_, F, T>,
     at: u64,
@@ -223,7 +225,7 @@ fn read<F: IoFormat, T: IoTables>(
     for (entry, word) in (0..).zip(level.view.words_from(place, entries)) {
         for _ in tries() {
             let old = word.load(Ordering::Acquire);
-            let IoEntry::Leaf(now) = format.decode(table, tree::in_memory(&format, old)) else {
+            let IoEntry::Leaf(now) = format.decode(table, entry::in_memory(&format, old)) else {
                 break;
             };
             if !now.flags.contains(IoFlags::DIRTY) {
@@ -235,7 +237,7 @@ fn read<F: IoFormat, T: IoTables>(
             }
             let clean = IoLeaf { flags: now.flags.difference(IoFlags::DIRTY), ..now };
             let clean = Leaves::new(&format, table, at, clean)?.encode(entry)?;
-            let new = tree::in_memory(&format, clean);
+            let new = entry::in_memory(&format, clean);
             // AcqRel: the mark comes with the writes that it stands for.
             let (done, seen) = (Ordering::AcqRel, Ordering::Relaxed);
             if word.compare_exchange(old, new, done, seen).is_ok() {

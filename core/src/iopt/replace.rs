@@ -6,10 +6,11 @@ use core::slice::from_ref;
 use pinfold_arch::addr::index;
 use pinfold_arch::{Access, IoFlags, IoFormat, IoLeaf, IoTable, Iova, PhysAddr};
 
-use super::map::{Grant, Leaves, Met, Pages, Writer, check, largest};
-use super::tree::Detached;
+use super::leaves::{Grant, Leaves, Pages};
+use super::map::{Met, Writer, check, largest};
 use super::unmap::{self, Taken, Taker};
-use super::{IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun, split};
+use super::unmapped::{Detached, join};
+use super::{IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun, entry, split};
 use crate::host::{Flow, IoTables};
 use crate::iova::IovaRange;
 
@@ -33,9 +34,10 @@ impl<F: IoFormat> IoPageTable<F> {
     /// Begins to map runs as [`map`](Self::map) does, in place of what is mapped there: with as many calls of
     /// [`Replace::step`] as it takes.
     ///
-    /// A device finds what was mapped or what is mapped now. But where the format does not let an entry change
-    /// while it is in use (Arm, and AMD's leaves of several entries where smaller ones replace them), what was mapped is taken out in one step, and after the flush what is new put there
-    /// in the next: in between it finds nothing. A large page that smaller ones replace is split first; so the
+    /// A device finds what was mapped or what is mapped now. But where the format does not let an entry
+    /// change while it is in use (Arm, and AMD's leaves of several entries where smaller ones replace
+    /// them), what was mapped is taken out in one step, and after the flush what is new put there in the
+    /// next: in between it finds nothing. A large page that smaller ones replace is split first; so the
     /// tables stay as fine as they are.
     ///
     /// # Context
@@ -74,16 +76,18 @@ impl<F: IoFormat> IoPageTable<F> {
 }
 
 impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
-    /// Maps as much as it takes to fill `runs`, which is emptied before, with what was mapped there, in order of
-    /// device addresses, with neighbours joined. `None` when nothing is left. It also ends early where
-    /// [`Wait::pause`](crate::host::Wait::pause) says so. What it hands out must be gone before the next step.
+    /// Maps as much as it takes to fill `runs`, which is emptied before, with what was mapped there, in
+    /// order of device addresses, with neighbours joined. `None` when nothing is left. It also ends early
+    /// where [`Wait::pause`](crate::host::Wait::pause) says so. What it hands out must be gone before the
+    /// next step.
     ///
     /// # Context
     /// Any, but for `pause`.
     ///
     /// # Errors
-    /// [`IoptError::NoBuffer`] for a buffer without room; [`IoptError::NoMemory`], [`IoptError::Corrupt`]. Nothing
-    /// has changed: what comes before was handed out by the call before, and another call may go on.
+    /// [`IoptError::NoBuffer`] for a buffer without room; [`IoptError::NoMemory`], [`IoptError::Corrupt`].
+    /// Nothing has changed: what comes before was handed out by the call before, and another call may go
+    /// on.
     pub fn step<'s, 'b, T: IoTables>(
         &'s mut self,
         tables: &T,
@@ -145,7 +149,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
                 }
                 Some(size) if size >= leaf.shift => {
                     let (run, flow) = self.exchange(writer, leaf)?;
-                    unmap::join(runs, run);
+                    join(runs, run);
                     if flow == Flow::Stop {
                         return Ok(Gone::Exchanged);
                     }
@@ -197,7 +201,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         let writable = old.access.contains(Access::WRITE);
         let mut dirty = writable && !self.table.is_tracking();
         for (entry, word) in (0..).zip(level.view.words_from(place, entries)) {
-            let raw = super::tree::in_memory(&format, leaves.encode(entry)?);
+            let raw = entry::in_memory(&format, leaves.encode(entry)?);
             dirty |= unmap::exchange(&format, table, from_ref(word), raw);
         }
         writer.cursor.wrote(place, entries);

@@ -2,16 +2,17 @@
 
 use pinfold_arch::{IoEntry, IoFormat, IoLeaf, IoTable, Iova};
 
-use super::map::Leaves;
-use super::tree::{self, Cursor};
+use super::cursor::Cursor;
+use super::leaves::Leaves;
+use super::tree;
 use super::{IoPageTable, IoptError};
 use crate::host::{IoTables, TableView};
 use crate::iova::IovaRange;
 use crate::sync::{Word, tries};
 
 impl<F: IoFormat> IoPageTable<F> {
-    /// Splits the leaves that reach over an end of a range, until none does. What is mapped, and where to, is the
-    /// same at every moment; so a TLB need not forget it.
+    /// Splits the leaves that reach over an end of a range, until none does. What is mapped, and where to,
+    /// is the same at every moment; so a TLB need not forget it.
     ///
     /// # Context
     /// Any. Nobody else maps or unmaps what the leaves map.

@@ -3,9 +3,12 @@
 use pinfold_arch::addr::index;
 use pinfold_arch::{Access, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova};
 
-use super::tree::{self, Budget, Cursor, Detached};
+use super::budget::Budget;
+use super::cursor::Cursor;
+use super::entry::{self, LINE};
+use super::unmapped::{Detached, Unmapped, join};
 use super::{IoPageTable, IoptError, UnmappedRun};
-use crate::host::{Flow, IoTables, Kept};
+use crate::host::{Flow, IoTables};
 use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
 
@@ -18,60 +21,6 @@ pub struct Unmap<'t, F> {
     range: IovaRange,
     /// What comes next; `None` behind the end.
     at: Option<u64>,
-}
-
-/// What was taken out of the tables and may still be in use: the IOMMU must be flushed, and only then may
-/// what was mapped be released. So the runs cannot be looked at before:
-///
-/// ```compile_fail,E0502
-/// # use pinfold::{iopt::{IoPageTable, UnmappedRun}, IovaRange, PhysAddr};
-/// # use pinfold_arch::Vtd; use pinfold_sim::TableMemory;
-/// # let memory = TableMemory::new(1 << 20);
-/// # let table = IoPageTable::new(Vtd::new(4, 46).unwrap(), &memory).unwrap();
-/// # let mut runs = heapless::Vec::<UnmappedRun, 512>::new();
-/// let mut unmap = table.unmap(&memory, IovaRange::ALL).unwrap();
-/// let unmapped = unmap.step(&memory, &mut runs).unwrap().unwrap();
-/// let released = runs.first(); // the device may still write there
-/// unmapped.flushed(&memory);
-/// ```
-///
-/// Dropped without [`flushed`](Self::flushed), it keeps the tables that were taken out, the host never gets them
-/// back, and is counted: [`IoPageTable::unflushed`].
-#[derive(Debug)]
-#[must_use = "the IOMMU must be flushed, and then tables go back to the host"]
-pub struct Unmapped<'t, 'b, F> {
-    table: &'t IoPageTable<F>,
-    range: IovaRange,
-    /// The top table when they were taken out, which says what tables of which level look like.
-    tree: (F, IoTable),
-    detached: Detached,
-    /// Whether tables were put where there were none, or leaves.
-    linked: bool,
-    runs: &'b [UnmappedRun],
-}
-
-/// What was unmapped, and is out of every device's reach: the memory may be released.
-#[derive(Debug)]
-pub struct Quiesced<'b> {
-    runs: &'b [UnmappedRun],
-    returned: Result<(), IoptError>,
-}
-
-impl<'b> Quiesced<'b> {
-    /// The memory that was mapped, in order of device addresses.
-    #[must_use]
-    pub const fn runs(&self) -> &'b [UnmappedRun] {
-        self.runs
-    }
-
-    /// Whether all tables that were taken out went back to the host.
-    ///
-    /// # Errors
-    /// [`IoptError::Corrupt`] if somebody wrote to one of them: it, and of its level what was taken out before
-    /// it, was not given back.
-    pub const fn tables(&self) -> Result<(), IoptError> {
-        self.returned
-    }
 }
 
 impl<F: IoFormat> IoPageTable<F> {
@@ -106,19 +55,6 @@ impl<F: IoFormat> IoPageTable<F> {
         while taker.take_out(&mut runs) == Ok(Taken::AsMuchAsFits) {
             runs.clear();
         }
-    }
-
-    /// Takes the tables out that map nothing, but for the top one. What is corrupt stays.
-    ///
-    /// # Context
-    /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody else maps or unmaps meanwhile.
-    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Unmapped<'_, 'static, F> {
-        let mut detached = Detached::default();
-        let (format, root) = self.tree();
-        let mut budget = Budget::for_all(tables, self.tables());
-        tree::trim(&format, &mut budget, &root, 0, &mut detached);
-        let range = IovaRange::between(Iova::new(0), format.last()).unwrap_or(IovaRange::ALL);
-        Unmapped::new(self, range, (format, root), (detached, false), &[])
     }
 }
 
@@ -251,7 +187,7 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
     ) -> Result<Option<usize>, IoptError> {
         let (format, level) = (self.cursor.format, self.cursor.level);
         let table = &level.table;
-        let absent = tree::in_memory(&format, tree::absent(&format, table, Iova::new(self.at))?);
+        let absent = entry::in_memory(&format, entry::absent(&format, table, Iova::new(self.at))?);
         let place = level.place(self.at);
         let end = self.range.last().raw().min(level.last);
         let most = ((end - self.at) >> table.shift.raw()).min(self.budget.most() - 1);
@@ -286,7 +222,7 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
             join(runs, run);
             done += entries;
             let Some(next) = words.get(done) else { break };
-            let next = tree::in_memory(&format, next.load(Ordering::Acquire));
+            let next = entry::in_memory(&format, next.load(Ordering::Acquire));
             match format.decode(table, next) {
                 IoEntry::Leaf(next) => leaf = next,
                 _ => break,
@@ -311,9 +247,9 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
             return;
         }
         let format = self.cursor.format;
-        let Ok(absent) = tree::absent(&format, &above.table, start) else { return };
+        let Ok(absent) = entry::absent(&format, &above.table, start) else { return };
         let place = above.place(below.start);
-        above.view.swap(place, tree::in_memory(&format, absent));
+        above.view.swap(place, entry::in_memory(&format, absent));
         self.cursor.wrote(place, 1);
         let added = self.detached.add(&format, depth, &below.table, &below.view);
         debug_assert!(added.is_ok(), "a table of the format has absent entries");
@@ -324,7 +260,7 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
 pub(super) fn exchange<F: IoFormat>(format: &F, table: &IoTable, words: &[Word], new: u64) -> bool {
     words.iter().fold(false, |dirty, word| {
         // AcqRel: the mark comes with the writes that it stands for.
-        let raw = tree::in_memory(format, word.swap(new, Ordering::AcqRel));
+        let raw = entry::in_memory(format, word.swap(new, Ordering::AcqRel));
         let IoEntry::Leaf(leaf) = format.decode(table, raw) else { return dirty };
         dirty || leaf.flags.contains(IoFlags::DIRTY)
     })
@@ -366,7 +302,7 @@ fn sweep_as<F: IoFormat>(
     if rest.first().is_none_or(|word| differs(word, expected) != 0) {
         return 1;
     }
-    let (lines, _) = rest.as_chunks::<{ tree::LINE }>();
+    let (lines, _) = rest.as_chunks::<{ LINE }>();
     for line in lines {
         let mut next = expected;
         let mut other = 0;
@@ -388,86 +324,4 @@ fn sweep_as<F: IoFormat>(
         (done, expected) = (done + 1, expected.wrapping_add(step));
     }
     done + 1
-}
-
-impl UnmappedRun {
-    /// Whether another run continues this one.
-    fn joins(&self, next: &Self) -> bool {
-        self.addr.checked_add(self.bytes) == Some(next.addr)
-            && self.at.checked_add(self.bytes) == Some(next.at)
-            && self.writable == next.writable
-            && self.dirty == next.dirty
-    }
-}
-
-/// Adds memory to the runs, which have room for it.
-pub(super) fn join(runs: &mut heapless::vec::VecView<UnmappedRun>, run: UnmappedRun) {
-    match runs.last_mut() {
-        Some(last) if last.joins(&run) => last.bytes = last.bytes.wrapping_add(run.bytes),
-        _ => drop(runs.push(run)),
-    }
-}
-
-impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
-    pub(super) fn new(
-        table: &'t IoPageTable<F>,
-        range: IovaRange,
-        tree: (F, IoTable),
-        (detached, linked): (Detached, bool),
-        runs: &'b [UnmappedRun],
-    ) -> Self {
-        table.unflushed.fetch_add(1, Ordering::Relaxed);
-        Self { table, range, tree, detached, linked, runs }
-    }
-
-    /// What could be mapped in a range of these tables for a while.
-    pub(crate) fn nothing(table: &'t IoPageTable<F>, range: IovaRange) -> Unmapped<'t, 'static, F> {
-        Unmapped::new(table, range, table.tree(), (Detached::default(), false), &[])
-    }
-
-    /// Whether it comes from these tables.
-    pub(crate) fn is_of(&self, table: &IoPageTable<F>) -> bool {
-        core::ptr::eq(self.table, table)
-    }
-
-    /// The device addresses to flush.
-    #[must_use]
-    pub const fn range(&self) -> IovaRange {
-        self.range
-    }
-
-    /// What is to be forgotten: entries that lead to tables have changed too, or only others.
-    #[must_use]
-    pub fn kept(&self) -> Kept {
-        if self.linked || !self.detached.is_empty() { Kept::Tables } else { Kept::Leaves }
-    }
-
-    /// How many bytes were mapped.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.runs.iter().fold(0, |sum, run| sum.wrapping_add(run.bytes))
-    }
-
-    /// The memory that was mapped, for those who only make notes of it.
-    pub(crate) const fn runs(&self) -> &'b [UnmappedRun] {
-        self.runs
-    }
-
-    /// The same without the memory.
-    pub(crate) fn without_runs(self) -> Unmapped<'t, 'static, F> {
-        let Self { table, range, tree, detached, linked, .. } = self;
-        Unmapped { table, range, tree, detached, linked, runs: &[] }
-    }
-
-    /// Says that every IOMMU and every device that could have kept a translation of the range has
-    /// forgotten it. Tables that were taken out go back to the host, and what was mapped may be released.
-    ///
-    /// # Context
-    /// Any, but for [`Wait::pause`](crate::host::Wait::pause).
-    pub fn flushed<T: IoTables>(self, tables: &T) -> Quiesced<'b> {
-        let (format, root) = self.tree;
-        self.table.unflushed.fetch_sub(1, Ordering::Relaxed);
-        let returned = self.detached.release(&format, tables, &self.table.live, root);
-        Quiesced { runs: self.runs, returned }
-    }
 }

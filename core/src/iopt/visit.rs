@@ -4,7 +4,8 @@ use core::fmt;
 
 use pinfold_arch::{Access, IoEntry, IoFormat, IoTable, Iova};
 
-use super::tree::{self, Budget};
+use super::budget::Budget;
+use super::entry;
 use super::{IoPageTable, IoptError, view};
 use crate::host::{Flow, IoTables};
 use crate::iova::IovaRange;
@@ -112,7 +113,7 @@ impl<F: IoFormat, T: IoTables, E: FnMut(&Visited) -> Flow> Visitor<'_, '_, F, T,
                 return Err(IoptError::Interrupted);
             }
             let raw = view.load(pinfold_arch::addr::index(place));
-            let raw = tree::in_memory(&self.format, raw.unwrap_or(0));
+            let raw = entry::in_memory(&self.format, raw.unwrap_or(0));
             let entry = self.format.decode(table, raw);
             let (Some(own), false) = (
                 IovaRange::between(Iova::new(at), Iova::new(at | inside)),

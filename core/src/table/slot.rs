@@ -9,9 +9,10 @@
 //! | 8..64 | | frame number | | | |
 //! | 12..64 | | | address | address | |
 //!
-//! A *page* is a frame on which the table holds a count while pinning is under way. An *address* may
-//! be handed to a device. The *origin* of a node is where its entry for the block of number 0 would
-//! stand, which may be in front of the table: an entry is found by adding its block's number. A *stale* address was taken from the device but is not flushed yet.
+//! A *page* is a frame on which the table holds a count while pinning is under way. An *address* may be
+//! handed to a device. The *origin* of a node is where its entry for the block of number 0 would stand,
+//! which may be in front of the table: an entry is found by adding its block's number. A *stale* address
+//! was taken from the device but is not flushed yet.
 
 use pinfold_arch::{Order, PageShift, Pfn, PhysAddr};
 

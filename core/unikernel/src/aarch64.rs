@@ -73,8 +73,8 @@ extern "C" fn main() -> ! {
 
 /// Registers of this machine's.
 fn registers(base: usize, bytes: usize) -> Registers {
-    // SAFETY: called with what the machine has, and the MMU is off. Devices that use memory are given addresses in
-    // that which `main` gives to `Memory`, or such as the SMMU translates to it.
+    // SAFETY: called with what the machine has, and the MMU is off. Devices that use memory are given
+    // addresses in that which `main` gives to `Memory`, or such as the SMMU translates to it.
     unsafe { Registers::new(base, bytes) }
 }
 

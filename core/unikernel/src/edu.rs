@@ -1,6 +1,7 @@
 //! QEMU's `edu` device: moves bytes between memory and a buffer of its own.
 //!
-//! It does not say whether an access was blocked. Its addresses are cut to 28 bits unless it is made with `dma_mask=0xffffffffffffffff`.
+//! It does not say whether an access was blocked. Its addresses are cut to 28 bits unless it is made with
+//! `dma_mask=0xffffffffffffffff`.
 
 use core::hint::black_box;
 
@@ -21,8 +22,8 @@ const TO_MEMORY: u64 = 1 << 1;
 /// Where the device's side of a transfer begins.
 const BUFFER: u64 = 0x40000;
 
-/// Turns of an empty loop that are about as long as a transfer, where time is counted in instructions (`-icount`):
-/// an emulator takes longer for one look at a register than for thousands of them.
+/// Turns of an empty loop that are about as long as a transfer, where time is counted in instructions
+/// (`-icount`): an emulator takes longer for one look at a register than for thousands of them.
 const PAUSE: u32 = 30000;
 
 /// The device.

@@ -16,8 +16,8 @@ const MANY: usize = 64;
 
 /// An IOMMU that translates for one device.
 ///
-/// The programs have one CPU and no interrupts: no call begins while another is under way. So what an IOMMU's driver
-/// counts is in atomics, as sharing it takes, but nobody waits for a lock.
+/// The programs have one CPU and no interrupts: no call begins while another is under way. So what an
+/// IOMMU's driver counts is in atomics, as sharing it takes, but nobody waits for a lock.
 pub trait Iommu: IoTlb {
     /// The format of its tables.
     type Format: IoFormat;

@@ -67,8 +67,8 @@ impl Memory {
         (PhysAddr::new(self.base + DATA), DATA_BYTES)
     }
 
-    /// A page of memory of this size, and the part of it that is for data: start and length. Bits of its address
-    /// differ as much as its size allows.
+    /// A page of memory of this size, and the part of it that is for data: start and length. Bits of its
+    /// address differ as much as its size allows.
     #[must_use]
     pub fn page(&self, shift: PageShift) -> (PhysAddr, PhysAddr, u64) {
         let start = self.base + DATA;
@@ -85,8 +85,8 @@ impl Memory {
         Some(core::array::from_fn(|word| view.load(word).unwrap_or_default()))
     }
 
-    /// Stores words from `at` on, the last one first: an IOMMU may look while a structure changes, and what makes
-    /// it valid is in the first.
+    /// Stores words from `at` on, the last one first: an IOMMU may look while a structure changes, and what
+    /// makes it valid is in the first.
     ///
     /// # Panics
     /// Outside memory.

@@ -25,8 +25,8 @@ core::arch::global_asm!(include_str!("powerpc64/start.s"));
 
 /// Where memory begins that neither the firmware nor the program uses.
 const RAM: u64 = 1 << 30;
-/// The first host bridge of the first chip: its number, its registers, and where the CPU finds what PCI knows as the
-/// 2 GiB from `DEVICES` on.
+/// The first host bridge of the first chip: its number, its registers, and where the CPU finds what PCI
+/// knows as the 2 GiB from `DEVICES` on.
 const BRIDGE: u64 = 0;
 const BRIDGE_REGISTERS: usize = 0x0006_00c3_c000_0000;
 const DEVICES: u32 = 0x8000_0000;
@@ -72,7 +72,7 @@ extern "C" fn main(data: u64, entry: u64) -> ! {
 
 /// Registers of this machine's.
 fn registers(base: usize, bytes: usize) -> Registers {
-    // SAFETY: called with what the machine has, in real mode. The device is given addresses that the bridge translates to
-    // memory which `main` gives to `Memory`.
+    // SAFETY: called with what the machine has, in real mode. The device is given addresses that the bridge
+    // translates to memory which `main` gives to `Memory`.
     unsafe { Registers::new(base, bytes) }
 }

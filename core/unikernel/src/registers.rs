@@ -15,8 +15,8 @@ pub struct Registers {
     bytes: usize,
 }
 
-// SAFETY: an address and a length that never change; each access is one load or store of a device's register, which is
-// no memory of the program's.
+// SAFETY: an address and a length that never change; each access is one load or store of a device's
+// register, which is no memory of the program's.
 unsafe impl Sync for Registers {}
 
 impl Registers {

@@ -1,7 +1,7 @@
 //! What must arrive, and what must not.
 //!
-//! [`Stage`] has what all tables share: memory, the device and the report. A space is one set of tables with the
-//! device behind it, and what can be asked of it. [`run`] asks.
+//! [`Stage`] has what all tables share: memory, the device and the report. A space is one set of tables
+//! with the device behind it, and what can be asked of it. [`run`] asks.
 
 use core::fmt::{self, Display};
 

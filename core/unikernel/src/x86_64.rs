@@ -47,8 +47,8 @@ extern "C" fn main() -> ! {
     let (vendor, number) = edu::IDENTITY;
     let device = pci::find(&mut ports::Ports, vendor, number).expect("an edu device");
     let registers = pci::enable(&mut ports::Ports, device, DEVICES);
-    // SAFETY: the device says where its registers are, below 4 GiB, mapped one to one; its DMA is given addresses in
-    // the memory above only, or such as the IOMMU translates to that.
+    // SAFETY: the device says where its registers are, below 4 GiB, mapped one to one; its DMA is given
+    // addresses in the memory above only, or such as the IOMMU translates to that.
     let mut edu = Edu::new(unsafe { Registers::new(registers as usize, edu::REGISTERS) });
 
     let mut console = Console;
@@ -63,8 +63,8 @@ extern "C" fn main() -> ! {
 }
 
 fn vtd(stage: &mut Stage<'_, '_>, device: u8) {
-    // SAFETY: the machine has VT-d there, mapped one to one; it reads and writes structures in the memory that is for
-    // them.
+    // SAFETY: the machine has VT-d there, mapped one to one; it reads and writes structures in the memory
+    // that is for them.
     let registers = unsafe { Registers::new(VTD, vtd::REGISTERS) };
     let format = |levels| Vtd::new(levels, HOST_BITS).expect("levels that exist");
     let mut unit = VtdUnit::new(registers, stage.memory, device, format(3));

@@ -1,9 +1,9 @@
 //! What a kernel answered when it was asked for real long-term pins, against what pinfold answers.
 //!
 //! [`compare`] makes a [`Replica`], asks the engine there for every pin that the snapshot's kernel was
-//! asked for, in the same order, gives each back at once as the kernel's asker did, and holds the
-//! two answers against each other: pinned or refused, and the error number, if the asker told it. The kernel is taken to be
-//! right, with the [`EXCEPTIONS`] that are listed one by one: rules of an asker's own, and
+//! asked for, in the same order, gives each back at once as the kernel's asker did, and holds the two
+//! answers against each other: pinned or refused, and the error number, if the asker told it. The kernel is
+//! taken to be right, with the [`EXCEPTIONS`] that are listed one by one: rules of an asker's own, and
 //! rules that the kernel did not have yet.
 //!
 //! ```

@@ -58,7 +58,8 @@ pub struct AmdViUnit<'m> {
 }
 
 impl<'m> AmdViUnit<'m> {
-    /// The unit with these registers and the device with this requester id, which is blocked. Translation is on.
+    /// The unit with these registers and the device with this requester id, which is blocked. Translation
+    /// is on.
     ///
     /// # Panics
     /// If the device table has no room for the device, or the unit does not do as it is told.

@@ -1,5 +1,5 @@
-//! Arm's SMMUv3, stage 1 ("System Memory Management Unit Architecture Specification, SMMU architecture version 3",
-//! IHI 0070: 6.3 registers, 4 commands, 7 events, 5.2 and 5.4 the device's entry).
+//! Arm's SMMUv3, stage 1 ("System Memory Management Unit Architecture Specification, SMMU architecture
+//! version 3", IHI 0070: 6.3 registers, 4 commands, 7 events, 5.2 and 5.4 the device's entry).
 
 use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
@@ -73,7 +73,8 @@ pub struct SmmuUnit<'m> {
 }
 
 impl<'m> SmmuUnit<'m> {
-    /// The unit with these registers and the device with this requester id, which is blocked. Translation is on.
+    /// The unit with these registers and the device with this requester id, which is blocked. Translation
+    /// is on.
     ///
     /// # Panics
     /// If the unit does not do as it is told.
@@ -128,7 +129,8 @@ impl<'m> SmmuUnit<'m> {
     }
 }
 
-/// Commands that were made, as the registers count them: in two rounds, so that an empty queue and a full one differ.
+/// Commands that were made, as the registers count them: in two rounds, so that an empty queue and a full
+/// one differ.
 const fn index(made: u64) -> u32 {
     (made % (2 * ENTRIES)) as u32
 }

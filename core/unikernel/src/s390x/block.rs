@@ -1,5 +1,6 @@
-//! A virtio disk (Virtual I/O Device, version 1.1: 2.6 split queues, 4.1.4 its registers, 5.2 disks) whose first sector is
-//! the buffer. It is reset before each transfer: after one that was blocked nothing else helps.
+//! A virtio disk (Virtual I/O Device, version 1.1: 2.6 split queues, 4.1.4 its registers, 5.2 disks) whose
+//! first sector is the buffer. It is reset before each transfer: after one that was blocked nothing else
+//! helps.
 
 use pinfold_arch::{Iova, PhysAddr};
 use pinfold_unikernel::dma::{Dma, TRANSFER};

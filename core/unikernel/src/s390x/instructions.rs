@@ -1,5 +1,5 @@
-//! Instructions without a name in the assembler, all for the kernel alone. Each gives the condition code, but for
-//! those that load.
+//! Instructions without a name in the assembler, all for the kernel alone. Each gives the condition code,
+//! but for those that load.
 
 #![expect(unsafe_code, reason = "privileged instructions")]
 

@@ -1,5 +1,5 @@
-//! Pages before the program, for blocks that instructions read and write. Everything in them is big endian, like
-//! the CPU.
+//! Pages before the program, for blocks that instructions read and write. Everything in them is big endian,
+//! like the CPU.
 
 #![expect(unsafe_code, reason = "says that this memory is nobody else's")]
 

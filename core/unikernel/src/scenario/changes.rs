@@ -1,5 +1,5 @@
-//! What changes while the device uses it: a large leaf is split, memory takes the place of other memory, and tables
-//! get more levels.
+//! What changes while the device uses it: a large leaf is split, memory takes the place of other memory,
+//! and tables get more levels.
 
 use pinfold::iopt::{IoRun, IoptError};
 use pinfold_arch::{Access, IoFormat, Iova, PhysAddr};

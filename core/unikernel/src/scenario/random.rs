@@ -1,5 +1,5 @@
-//! Random calls over some pages, held against a plain list of what each page leads to. After each call the device is
-//! sent to the edges of what the call was about, and elsewhere.
+//! Random calls over some pages, held against a plain list of what each page leads to. After each call the
+//! device is sent to the edges of what the call was about, and elsewhere.
 
 use core::ops::Range;
 
