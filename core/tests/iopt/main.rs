@@ -10,7 +10,12 @@ use self::world::{Op, UNITS, World};
 mod calls;
 mod defects;
 mod long;
+mod marks;
+mod said;
+mod splits;
+mod steps;
 mod threads;
+mod watched;
 mod world;
 
 /// Every format, in shapes that differ in levels, leaf sizes and marks.

@@ -1,7 +1,7 @@
 //! Tables, and a list of pages that says the same: every operation is done to both.
 
 use heapless::Vec as Buffer;
-use pinfold::host::{Flow, PhysMem};
+use pinfold::host::{Flow, IoTables};
 use pinfold::iopt::{Harvest, IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun};
 use pinfold::{Access, IovaRange, PageShift, PhysAddr};
 use pinfold_arch::{AnyIoFormat, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova};
@@ -337,32 +337,10 @@ impl World {
         }
     }
 
-    /// A device writes to a page: hardware that keeps marks marks the entry that it goes through.
+    /// A device writes to a page.
     fn write(&mut self, unit: u64, page: u64) {
-        let format = self.table.format();
-        if format.volatile_bits() == 0 {
-            return;
-        }
         let at = self.iova(unit).raw() + ((page << self.base.raw()) & self.unit.mask());
-        let byte = IovaRange::new(Iova::new(at), 1).unwrap();
-        let mut found: Option<(IoTable, u64, IoLeaf)> = None;
-        let each = |visited: &pinfold::iopt::Visited| {
-            if let IoEntry::Leaf(leaf) = visited.entry {
-                found = Some((visited.table, visited.raw, leaf));
-            }
-            Flow::Continue
-        };
-        self.table.visit(&self.memory, byte, each).unwrap();
-        let Some((table, raw, leaf)) = found.filter(|found| found.2.access == Access::all()) else {
-            return;
-        };
-        let index = table.index(Iova::new(at));
-        let dirty = IoLeaf { flags: leaf.flags | IoFlags::DIRTY, ..leaf };
-        let new = format.encode(&table, index, IoEntry::Leaf(dirty)).unwrap();
-        let view = self.memory.table(table.base, table.entries() as usize).unwrap();
-        assert!(view.replace(index as usize, raw.to_le(), new.to_le()));
-        let first = Iova::new(at).align_down(leaf.shift);
-        let leaf = IovaRange::new(first, leaf.shift.bytes()).unwrap();
+        let Some(leaf) = write(&self.table, &self.memory, Iova::new(at)) else { return };
         let indices = self.indices(leaf);
         self.pages[indices].iter_mut().flatten().for_each(|page| page.dirty = true);
     }
@@ -417,7 +395,7 @@ impl World {
             }
         };
         let indices = self.indices(range);
-        assert!(self.pages[indices.clone()].iter().all(Option::is_some));
+        assert!(self.tracking && self.pages[indices.clone()].iter().all(Option::is_some));
         assert_eq!(harvest.dirty, self.dirty_bytes(range));
         let written = |index: &usize| self.pages[*index].is_some_and(|page| page.dirty);
         assert!(indices.clone().all(|index| said[index] == written(&index)));
@@ -510,6 +488,32 @@ impl World {
         self.table.destroy(&self.memory).unwrap();
         assert_eq!(self.memory.used(), 0);
     }
+}
+
+/// A device writes to an address: hardware that keeps marks marks the entry that it goes through. Gives what the
+/// leaf maps.
+pub(crate) fn write<T: IoTables>(
+    tree: &IoPageTable<AnyIoFormat>,
+    tables: &T,
+    at: Iova,
+) -> Option<IovaRange> {
+    let format = tree.format();
+    let mut found: Option<(IoTable, u64, IoLeaf)> = None;
+    let each = |visited: &pinfold::iopt::Visited| {
+        if let IoEntry::Leaf(leaf) = visited.entry {
+            found = Some((visited.table, visited.raw, leaf));
+        }
+        Flow::Continue
+    };
+    tree.visit(tables, IovaRange::new(at, 1).unwrap(), each).unwrap();
+    let marks = |leaf: IoLeaf| format.volatile_bits() != 0 && leaf.access == Access::all();
+    let (table, raw, leaf) = found.filter(|found| marks(found.2))?;
+    let index = table.index(at);
+    let dirty = IoLeaf { flags: leaf.flags | IoFlags::DIRTY, ..leaf };
+    let new = format.encode(&table, index, IoEntry::Leaf(dirty)).unwrap();
+    let view = tables.table(table.base, table.entries() as usize).unwrap();
+    assert!(view.replace(index as usize, raw.to_le(), new.to_le()));
+    Some(IovaRange::new(at.align_down(leaf.shift), leaf.shift.bytes()).unwrap())
 }
 
 /// What came out of a range in a step, and is flushed; the next begins where this one ends, or before.
