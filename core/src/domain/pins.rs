@@ -84,7 +84,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// # let domain: Domain<'_, Vtd> = Domain::new(IoPageTable::new(Vtd::new(4, 46)?, &memory)?);
     /// pins.pin(SpaceId(1), &table, &PinRequest::longterm(range, Access::all()))?;
     /// let start = Iova::new(0x10_0000);
-    /// domain.map_pins(&memory, start, &table, Access::all(), IoFlags::empty())?;
+    /// domain.map_pins(&memory, start, &table, Access::all(), IoFlags::empty()).unwrap();
     /// assert_eq!(table.mapped(), 16 << 12);
     /// assert!(pins.unpin(&table, Dirtied::No).is_err()); // a device may be writing to it
     ///

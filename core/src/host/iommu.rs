@@ -8,6 +8,8 @@ use crate::iova::IovaRange;
 
 /// Where the tables of IOMMUs live: memory that the host gives, reached through [`PhysMem`]. Long calls
 /// let others run by [`Wait`].
+///
+/// Duties: [`table-views`](super::duties#table-views), [`table-lines`](super::duties#table-lines).
 pub trait IoTables: PhysMem + Wait {
     /// Memory for a table: `bytes` (a power of two) at a multiple of as much, contiguous. What is in it
     /// does not matter. Never at address 0. `None` where there is none.
@@ -38,6 +40,9 @@ pub trait IoTables: PhysMem + Wait {
 ///
 /// Forgetting comes in two calls, so that several of them can be at it at the same time:
 /// [`invalidate`](Self::invalidate) on all, then [`complete`](Self::complete) on all.
+///
+/// Duties: [`iommu-attach`](super::duties#iommu-attach), [`tlb-complete`](super::duties#tlb-complete),
+/// [`tlb-tables`](super::duties#tlb-tables), [`tlb-absent`](super::duties#tlb-absent).
 pub trait IoTlb: Sync {
     /// Whether it may also keep that an address leads nowhere, so that it must be told of new mappings: an
     /// IOMMU in caching mode (VT-d CAP_REG.CM), one that another hypervisor emulates (AMD-Vi NpCache), a

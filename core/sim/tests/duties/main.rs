@@ -13,6 +13,7 @@ use careless::{Careless, Space};
 mod calls;
 mod careless;
 mod counts;
+mod devices;
 mod forks;
 mod kit;
 mod moves;
