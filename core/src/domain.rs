@@ -254,11 +254,9 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         T: IoTables,
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
     {
-        let runs = runs.into_iter();
-        let sum = |sum: u64, run: R::Item| sum.wrapping_add(run.borrow().bytes);
-        let bytes = runs.clone().fold(0, sum);
         let mapped = self.table.map_or_undo(tables, start, runs, access, flags);
-        mapped.map_err(|MapFailed { error, undone }| Failed { error: error.into(), undone })?;
+        let failed = |MapFailed { error, undone }| Failed { error: error.into(), undone };
+        let bytes = mapped.map_err(failed)?;
         let Ok(range) = IovaRange::new(start, bytes) else { return Ok(()) };
         let told = self.flush_those(range, Kept::Tables, |tlb| tlb.keeps_absent());
         told.map_err(|error| {

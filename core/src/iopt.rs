@@ -57,7 +57,7 @@ mod unmap;
 mod unmapped;
 mod visit;
 
-use budget::Budget;
+pub(crate) use budget::Budget;
 pub(crate) use map::MapFailed;
 
 pub use dirty::{DirtyBitmap, Harvest};

@@ -13,7 +13,7 @@ use pinfold_arch::{
 use super::{Domain, DomainError, Unflushed};
 use crate::error::ErrorKind;
 use crate::host::{Flow, IoTables};
-use crate::iopt::{IoRun, IoptError, Unmapped, UnmappedRun};
+use crate::iopt::{Budget, IoRun, IoptError, Unmapped, UnmappedRun};
 use crate::iova::IovaRange;
 use crate::table::{PinTable, Run, Runs, TableError};
 
@@ -115,7 +115,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
             pins.map_put(bytes);
             return Err(DomainError::from(TableError::ReadOnly).into());
         }
-        let runs = Joined::new(pins, range.base()).map(|(_, run)| run);
+        let runs = Joined::new(tables, pins, range.base()).map(|(_, run)| run);
         let failed = match self.map_or_undo(tables, start, runs, access, flags) {
             Ok(()) => return Ok(()),
             Err(failed) => failed,
@@ -126,7 +126,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         };
         // A device could reach it for a while.
         if writes {
-            mark(pins, range.start(), bytes);
+            mark(tables, pins, range.start(), bytes);
         }
         pins.unmapped(bytes);
         let unmapped = Unmapped::nothing(&self.table, undone);
@@ -164,7 +164,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
             return Err(DomainError::OtherMemory { at: start }.into());
         }
         while let Some(unmapped) = unmap.step(tables, runs).map_err(DomainError::from)? {
-            let stale = Stale::new(*pins, (first, start), unmapped);
+            let stale = Stale::new(tables, *pins, (first, start), unmapped);
             self.settle(tables, stale).map_err(PinsError::NotFlushed)?;
         }
         Ok(())
@@ -201,7 +201,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         pins: &PinTable<'_>,
     ) -> Result<u64, DomainError> {
         let (first, mut bytes) = (held.start(), 0_u64);
-        let mut runs = Joined::new(pins, held.base());
+        let mut runs = Joined::new(tables, pins, held.base());
         let mut run = runs.next();
         let mut other = None;
         self.table.visit(tables, range, |visited| {
@@ -233,7 +233,8 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
 impl<'t, 'p, F: IoFormat> Stale<'t, 'p, F> {
     /// What was unmapped, of a table whose first address is mapped at an address. Written blocks are marked
     /// while the pins cannot go.
-    fn new(
+    fn new<T: IoTables>(
+        tables: &T,
         pins: PinTable<'p>,
         (first, start): (VirtAddr, Iova),
         unmapped: Unmapped<'t, '_, F>,
@@ -241,7 +242,7 @@ impl<'t, 'p, F: IoFormat> Stale<'t, 'p, F> {
         let bytes = unmapped.bytes();
         for run in unmapped.runs().iter().filter(|run| run.writable) {
             let inside = run.at.raw().wrapping_sub(start.raw());
-            mark(&pins, VirtAddr::new(first.raw().wrapping_add(inside)), run.bytes);
+            mark(tables, &pins, VirtAddr::new(first.raw().wrapping_add(inside)), run.bytes);
         }
         pins.unmapped(bytes);
         Self { pins, bytes, unmapped: unmapped.without_runs() }
@@ -249,26 +250,36 @@ impl<'t, 'p, F: IoFormat> Stale<'t, 'p, F> {
 }
 
 /// Marks blocks of a table as written; its pins cannot go meanwhile.
-fn mark(pins: &PinTable<'_>, va: VirtAddr, bytes: u64) {
-    let marked = pins.mark_written(va, bytes);
+fn mark<T: IoTables>(tables: &T, pins: &PinTable<'_>, va: VirtAddr, bytes: u64) {
+    let mut budget = Budget::new(tables, 0);
+    let marked = pins.mark_written(va, bytes, || {
+        let _ = budget.spend(1, 0);
+    });
     debug_assert!(marked.is_ok(), "what is mapped keeps the table as it is");
 }
 
 /// The memory of a table in order of virtual addresses, each piece with its own, as large as they come: all of
 /// it is released together.
-#[derive(Clone, Debug)]
-struct Joined<'p> {
+#[derive(Debug)]
+struct Joined<'p, 'm, T> {
     runs: Peekable<Runs<'p>>,
     base: PageShift,
+    budget: Budget<'m, T>,
 }
 
-impl<'p> Joined<'p> {
-    fn new(pins: &PinTable<'p>, base: PageShift) -> Self {
-        Self { runs: pins.mapped_runs().peekable(), base }
+impl<T> Clone for Joined<'_, '_, T> {
+    fn clone(&self) -> Self {
+        Self { runs: self.runs.clone(), base: self.base, budget: self.budget.clone() }
     }
 }
 
-impl Iterator for Joined<'_> {
+impl<'p, 'm, T: IoTables> Joined<'p, 'm, T> {
+    fn new(tables: &'m T, pins: &PinTable<'p>, base: PageShift) -> Self {
+        Self { runs: pins.mapped_runs().peekable(), base, budget: Budget::new(tables, 0) }
+    }
+}
+
+impl<T: IoTables> Iterator for Joined<'_, '_, T> {
     type Item = (u64, IoRun);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -276,6 +287,8 @@ impl Iterator for Joined<'_> {
         let continues = |pages: PageCount, next: &Run| pfn.checked_add(pages) == Some(next.pfn);
         while let Some(next) = self.runs.next_if(|next| continues(pages, next)) {
             pages = PageCount::new(pages.raw().wrapping_add(next.pages.raw()));
+            // One piece may be of very many folios.
+            let _ = self.budget.spend(1, 0);
         }
         // Whatever is pinned has an address.
         let addr = pfn.addr(self.base)?;

@@ -38,6 +38,9 @@ pub trait Wait {
     /// folio that is mapped off its alignment or cut by the range, the words of four nodes of the
     /// table (2048), and at the ends of a registered range those of six nodes of the directory (3120).
     /// Below 512 it is a granule too: folios that are larger are recorded in parts.
+    ///
+    /// Of the tables of an IOMMU: entries read or written, and beside them those of one table that is made or
+    /// split, or of one leaf that takes several.
     fn step(&self) -> u64 {
         4096
     }

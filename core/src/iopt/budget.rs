@@ -6,7 +6,7 @@ use crate::host::{Flow, IoTables, Progress, Step};
 
 /// Counts what a call does between two pauses.
 #[derive(Debug)]
-pub(super) struct Budget<'m, T> {
+pub(crate) struct Budget<'m, T> {
     pub(super) tables: &'m T,
     /// Entries that may still be handled before the next pause.
     left: u64,
@@ -15,9 +15,15 @@ pub(super) struct Budget<'m, T> {
     others: u64,
 }
 
+impl<T> Clone for Budget<'_, T> {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
 impl<'m, T: IoTables> Budget<'m, T> {
     /// For a call over so many pages.
-    pub(super) fn new(tables: &'m T, total: u64) -> Self {
+    pub(crate) fn new(tables: &'m T, total: u64) -> Self {
         let (left, total) = (Step::of(tables).entries(), PageCount::new(total));
         Self { tables, left, total, others: u64::MAX }
     }
@@ -41,7 +47,7 @@ impl<'m, T: IoTables> Budget<'m, T> {
 
     /// So many entries were handled, `done` pages altogether. Pauses where it is time.
     #[inline]
-    pub(super) fn spend(&mut self, entries: u64, done: u64) -> Flow {
+    pub(crate) fn spend(&mut self, entries: u64, done: u64) -> Flow {
         self.left = self.left.saturating_sub(entries);
         if self.left > 0 { Flow::Continue } else { self.pause(done) }
     }

@@ -45,10 +45,11 @@ impl<F: IoFormat> IoPageTable<F> {
         T: IoTables,
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
     {
-        self.map_or_undo(tables, start, runs, access, flags).map_err(|failed| failed.error)
+        let mapped = self.map_or_undo(tables, start, runs, access, flags);
+        mapped.map(drop).map_err(|failed| failed.error)
     }
 
-    /// The same, and says after an error what had been mapped until then.
+    /// The same, and says how many bytes they have; after an error, what had been mapped until then.
     pub(crate) fn map_or_undo<T, R>(
         &self,
         tables: &T,
@@ -56,7 +57,7 @@ impl<F: IoFormat> IoPageTable<F> {
         runs: R,
         access: Access,
         flags: IoFlags,
-    ) -> Result<(), MapFailed>
+    ) -> Result<u64, MapFailed>
     where
         T: IoTables,
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
@@ -65,7 +66,7 @@ impl<F: IoFormat> IoPageTable<F> {
         let tree = self.tree();
         let nothing = |error| MapFailed { error, undone: None };
         let pages = Pages::new(&tree.0, tree.1, grant);
-        let bytes = check(&tree.0, start, runs.clone(), &pages).map_err(nothing)?;
+        let bytes = check(&tree.0, tables, (start, runs.clone()), &pages).map_err(nothing)?;
         let mut writer = Writer::new(self, tree, tables, (start, bytes), pages).map_err(nothing)?;
         for run in runs {
             let mut run = *run.borrow();
@@ -81,7 +82,7 @@ impl<F: IoFormat> IoPageTable<F> {
                 return Err(MapFailed { error, undone });
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 }
 
@@ -94,12 +95,13 @@ pub(crate) struct MapFailed {
 }
 
 /// Everything that can be known before the first write; how many bytes it is in all.
-pub(super) fn check<F: IoFormat>(
+pub(super) fn check<F: IoFormat, T: IoTables>(
     format: &F,
-    start: Iova,
-    runs: impl Iterator<Item: Borrow<IoRun>>,
+    tables: &T,
+    (start, runs): (Iova, impl Iterator<Item: Borrow<IoRun>>),
     pages: &Pages,
 ) -> Result<u64, IoptError> {
+    let mut budget = Budget::new(tables, 0);
     let (base, mut at) = (format.base(), start.raw());
     let last = format.last().raw();
     let mut room = last.checked_sub(at).ok_or(IoptError::OutsideAperture { at: start })?;
@@ -107,6 +109,8 @@ pub(super) fn check<F: IoFormat>(
     for run in runs {
         let run = run.borrow();
         let here = Iova::new(at);
+        // To stop is for what comes next.
+        let _ = budget.spend(1, 0);
         if (at | run.addr.raw() | run.bytes) & base.mask() != 0 {
             return Err(IoptError::Unaligned { at: here });
         }

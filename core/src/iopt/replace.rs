@@ -61,7 +61,7 @@ impl<F: IoFormat> IoPageTable<F> {
         let (grant, runs) = (Grant { access, flags }, runs.into_iter());
         let (format, root) = self.tree();
         let pages = Pages::new(&format, root, grant);
-        let bytes = check(&format, start, runs.clone(), &pages)?;
+        let bytes = check(&format, tables, (start, runs.clone()), &pages)?;
         let last = Iova::new(start.raw().wrapping_add(bytes).wrapping_sub(1));
         let run = IoRun { addr: PhysAddr::new(0), bytes: 0 };
         let Some(range) = IovaRange::between(start, last).filter(|_| bytes > 0) else {

@@ -91,14 +91,21 @@ impl<'m> PinTable<'m> {
         }
     }
 
-    /// Marks the blocks of a part of the range as written. The caller's mapping keeps the table live.
-    pub(crate) fn mark_written(&self, va: VirtAddr, bytes: u64) -> Result<(), TooHard> {
+    /// Marks the blocks of a part of the range as written, and says each. The caller's mapping keeps the table
+    /// live.
+    pub(crate) fn mark_written(
+        &self,
+        va: VirtAddr,
+        bytes: u64,
+        mut marked: impl FnMut(),
+    ) -> Result<(), TooHard> {
         let form = self.form_at(va)?;
         let shift = u32::from(form.base.raw());
         let (mut page, last) =
             (va.raw() >> shift, va.raw().wrapping_add(bytes.wrapping_sub(1)) >> shift);
         while page <= last {
             self.mark_dirty_in(form, VirtAddr::new(page << shift))?;
+            marked();
             let (_, _, order) = self.entry(form, page).ok_or(TooHard)?;
             let block = layout::block(page, order).wrapping_add(1);
             page = block.wrapping_shl(u32::from(order)).max(page.wrapping_add(1));
