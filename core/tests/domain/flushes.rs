@@ -8,7 +8,7 @@ use pinfold_sim::tlb::Asked;
 use super::*;
 
 /// Unmaps a range as the domain does it, and releases it.
-fn unmap(domain: &Domain<'_, Vtd>, memory: &TableMemory, range: IovaRange) {
+pub(super) fn unmap(domain: &Domain<'_, Vtd>, memory: &TableMemory, range: IovaRange) {
     let mut runs = Runs::new();
     let mut unmap = domain.table().unmap(memory, range).unwrap();
     while let Some(unmapped) = unmap.step(memory, &mut runs).unwrap() {
@@ -139,7 +139,15 @@ pub(super) fn attached<'d>(
     hardware: &'d Hardware<'_>,
     devices: &'d [AtsDevice<'_, Vtd>; 2],
 ) -> (Domain<'d, Vtd>, Vec<TlbId>) {
-    let mut domain: Domain<'d, Vtd> = made(memory);
+    attach(made(memory), hardware, devices)
+}
+
+/// The same with tables that are there already.
+pub(super) fn attach<'d>(
+    mut domain: Domain<'d, Vtd>,
+    hardware: &'d Hardware<'_>,
+    devices: &'d [AtsDevice<'_, Vtd>; 2],
+) -> (Domain<'d, Vtd>, Vec<TlbId>) {
     let iommus: Vec<_> =
         hardware.iommus.iter().map(|iommu| domain.attach_iommu(iommu).unwrap()).collect();
     let devices = devices.iter().map(|device| domain.attach_device(device).unwrap());

@@ -8,9 +8,13 @@ use pinfold_arch::{IoFlags, Iova, Vtd};
 use pinfold_sim::TableMemory;
 use pinfold_sim::tlb::{AtsDevice, Fault, Iommu, Journal};
 
+mod asked;
+mod counted;
 mod flushes;
+mod harvests;
 mod pins;
 mod timeouts;
+mod trims;
 
 const RW: Access = Access::all();
 const NONE: IoFlags = IoFlags::empty();

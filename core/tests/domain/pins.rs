@@ -94,15 +94,23 @@ fn what_a_device_wrote_is_dirty_before_the_last_unpin() {
     assert_eq!(machine.breaches(), []);
 }
 
-/// Numbers of frames behind pages, in pieces, and how many pages are pinned.
-struct Source {
+/// Numbers of frames behind pages, in pieces; how many pages are pinned, and how many of those that came back had
+/// been written.
+pub(super) struct Source {
     pieces: Vec<(u64, u64)>,
     held: AtomicU64,
+    written: AtomicU64,
 }
 
 impl Source {
-    fn new(pieces: &[(u64, u64)]) -> Self {
-        Self { pieces: pieces.to_vec(), held: AtomicU64::new(0) }
+    pub(super) fn new(pieces: &[(u64, u64)]) -> Self {
+        Self { pieces: pieces.to_vec(), held: AtomicU64::new(0), written: AtomicU64::new(0) }
+    }
+
+    /// Pages that were written, when all are back.
+    pub(super) fn written(&self) -> u64 {
+        assert_eq!(self.held.load(Ordering::Relaxed), 0);
+        self.written.load(Ordering::Relaxed)
     }
 }
 
@@ -132,6 +140,8 @@ impl PinSource for &Source {
     }
     fn unpin(&self, run: Run) {
         self.held.fetch_sub(run.pages.raw(), Ordering::Relaxed);
+        let written = if run.dirty { run.pages.raw() } else { 0 };
+        self.written.fetch_add(written, Ordering::Relaxed);
     }
 }
 
