@@ -7,14 +7,18 @@ use proptest::prelude::*;
 
 use self::world::{Op, UNITS, World};
 
+mod addresses;
 mod calls;
 mod defects;
+mod hosts;
 mod long;
 mod marks;
+mod outs;
 mod said;
 mod splits;
 mod steps;
 mod threads;
+mod visits;
 mod watched;
 mod world;
 

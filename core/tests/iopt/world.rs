@@ -273,13 +273,6 @@ impl World {
                             failed = true;
                             self.memory.fail_after(u64::MAX);
                         }
-                        // A leaf of several entries, where smaller ones come.
-                        Err(IoptError::Indivisible { at, shift }) => {
-                            let found = self.table.translate(&self.memory, at).unwrap().unwrap();
-                            assert_eq!(found.shift, shift);
-                            assert!(self.table.format().name() == "AMD-Vi" && at >= next);
-                            break;
-                        }
                         Err(error) => panic!("{error}"),
                     }
                 }
