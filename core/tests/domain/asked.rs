@@ -109,3 +109,24 @@ fn tables_are_forgotten_where_roots_change() {
         assert_eq!(blocks, blocked(iova(0)));
     }
 }
+
+/// Pages here and there, all that a table has: they are out again, and the table stays where it is.
+#[test]
+fn many_pieces_that_could_not_be_announced_are_gone() {
+    let (memory, journal) = (TableMemory::new(1 << 20), Journal::new());
+    let hardware = Hardware::new(&memory, &journal, true);
+    let devices = hardware.devices();
+    let domain = made_with(&memory, &hardware, &devices);
+    let pages: Vec<_> = (0..512).map(|page| run(page * 0x2000, 0x1000)).collect();
+    for _ in 0..2 {
+        journal.fail(1);
+        let late = domain.map(&memory, iova(0), &pages, RW, NONE);
+        assert_eq!(late, Err(DomainError::NotFlushed { range: range(0, HUGE) }));
+        for page in 0..512 {
+            assert_eq!(domain.table().translate(&memory, iova(page << 12)), Ok(None));
+        }
+        assert_eq!((domain.table().tables(), memory.used()), (4, 4));
+    }
+    domain.map(&memory, iova(0), &pages, RW, NONE).unwrap();
+    assert_eq!(memory.used(), 4);
+}

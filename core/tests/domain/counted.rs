@@ -102,12 +102,13 @@ fn what_was_mapped_for_a_while_is_marked() {
     }
 }
 
-/// A leaf of several entries is counted once.
+/// A leaf of several entries is counted once; and it holds pages that are marked beside those that are not.
 #[test]
 fn leaves_of_several_entries_come_out() {
     let source = Source::new(&[(0x8_0000, 16)]);
     let (words, memory) = (words(200), TableMemory::new(1 << 20));
     let pins = pinned(&source, &words, RW);
+    pins.mark_dirty(pages(4).start()).unwrap();
     let format = AmdVi::new(3).unwrap();
     let domain: Domain<'_, AmdVi> = Domain::new(IoPageTable::new(format, &memory).unwrap());
     domain.map_pins(&memory, iova(0), &pins, RW, NONE).unwrap();

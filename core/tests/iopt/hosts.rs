@@ -81,6 +81,10 @@ fn a_table_that_is_none_goes_back() {
     }
     map(&table, &host, 0x5000).unwrap();
     assert_eq!(table.tables(), 3);
+    // Nor is one opened there.
+    let odd = PhysAddr::new(table.root().base.raw() + 4);
+    let opened = IoPageTable::open(format, &host, odd);
+    assert_eq!(opened.map(drop), Err(IoptError::Corrupt { at: Iova::new(0), raw: odd.raw() }));
 }
 
 /// A table has a line of the cache to itself, however small it is.

@@ -141,3 +141,23 @@ fn each_line_is_named_once() {
         once("unmap");
     }
 }
+
+/// Lines between those that were written are left alone.
+#[test]
+fn lines_in_between_are_not_named() {
+    for format in formats() {
+        let scene = Scene::new(format);
+        let pages = [0, 7, 8, 40, 41, 120, 200];
+        for page in pages {
+            scene.map(page, &[scene.run(4 * page + 1, 1)]).unwrap();
+        }
+        scene.host.memory.set_step(4096);
+        let mut buffer = heapless::Vec::<UnmappedRun, 16>::new();
+        let mut unmap = scene.table.unmap(&scene.host, scene.range(0, 201)).unwrap();
+        unmap.step(&scene.host, &mut buffer).unwrap().unwrap().flushed(&scene.host);
+        let lines = scene.host.all_said();
+        let first = lines[0];
+        let lines: Vec<_> = lines.into_iter().map(|line| line - first).collect();
+        assert_eq!(lines, [0, 1, 5, 15, 25], "{format:?}");
+    }
+}

@@ -25,7 +25,11 @@ struct Scene {
 
 impl Scene {
     fn new(format: AnyIoFormat) -> Self {
-        let host = Watched::new(STEP);
+        Self::with_step(format, STEP)
+    }
+
+    fn with_step(format: AnyIoFormat, step: u64) -> Self {
+        let host = Watched::new(step);
         let table = IoPageTable::new(format, &host).unwrap();
         let (mut shape, mut group, mut levels) = (Some(table.root()), 1, 0);
         while let Some(table) = shape {
@@ -34,7 +38,7 @@ impl Scene {
             levels += 1;
             shape = format.below(&table, table.base);
         }
-        let most = 2 * STEP + group + levels;
+        let most = 2 * step + group + levels;
         let scene = Self { format, host, table, most };
         scene.bounded("new");
         scene
@@ -118,6 +122,16 @@ fn mapping_is_bounded() {
     }
 }
 
+/// Tables that are filled before they are linked count with all their entries.
+#[test]
+fn full_tables_are_bounded() {
+    for format in formats() {
+        let scene = Scene::with_step(format, 520);
+        scene.map(2);
+        assert!(scene.bounded("map") >= PAGES);
+    }
+}
+
 #[test]
 fn replacing_is_bounded() {
     for format in formats() {
@@ -167,6 +181,13 @@ fn looking_is_bounded() {
         assert_eq!(scene.bounded("dirty"), PAGES);
         assert!(table.take_dirty(host, scene.range(), |_| {}).is_ok());
         assert_eq!(scene.bounded("take dirty"), PAGES);
+        // Leaves of up to eight entries: each entry counts.
+        scene.unmap(scene.range());
+        scene.map(9);
+        let pauses = host.memory.pauses();
+        assert!(table.dirty(host, scene.range(), |_| {}).is_ok());
+        let least = PAGES / (STEP + 8);
+        assert!(host.memory.pauses() >= pauses + least, "{format:?}");
     }
 }
 
