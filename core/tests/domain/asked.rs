@@ -130,3 +130,25 @@ fn many_pieces_that_could_not_be_announced_are_gone() {
     domain.map(&memory, iova(0), &pages, RW, NONE).unwrap();
     assert_eq!(memory.used(), 4);
 }
+
+/// There are so many places, and who leaves makes room for another.
+#[test]
+fn places_are_counted() {
+    let (memory, journal) = (TableMemory::new(1 << 20), Journal::new());
+    let iommus: [Iommu<'_, Vtd>; 3] =
+        ["one", "two", "three"].map(|name| Iommu::new(name, &memory, &journal));
+    let mut domain = Domain::<'_, Vtd, 2>::new(IoPageTable::new(format(), &memory).unwrap());
+    let ids = [0, 1].map(|place| domain.attach_iommu(&iommus[place]).unwrap());
+    let full = domain.attach_iommu(&iommus[2]).unwrap_err();
+    assert_eq!((full, full.kind()), (DomainError::Full, ErrorKind::NoSpace));
+    // Devices have places of their own.
+    let device = domain.attach_device(&iommus[2]).unwrap();
+    domain.detach(ids[0]).unwrap();
+    domain.detach(ids[0]).unwrap();
+    domain.attach_iommu(&iommus[2]).unwrap();
+    domain.detach(device).unwrap();
+    drop(journal.take());
+    domain.flush(range(0, 0x1000), Kept::Leaves).unwrap();
+    let who: Vec<_> = journal.take().into_iter().map(|(who, _)| who).collect();
+    assert_eq!(who, ["three", "two", "three", "two"]);
+}

@@ -158,6 +158,24 @@ fn a_pause_ends_a_step_and_the_next_goes_on() {
     assert_eq!(steps, [0, 1, 2, 3].map(|i| page(i << 12, memory[i as usize])));
 }
 
+/// What is left begins behind what came out.
+#[test]
+fn the_rest_is_what_did_not_come_out() {
+    let scene = Scene::new(Vtd::new(3, 46).unwrap());
+    scene.map(0x1000, &[run(0x10_0000, 0x1000), run(0x30_0000, 0x1000)], RW);
+    let mut buffer = heapless::Vec::<UnmappedRun, 1>::new();
+    let mut unmap = scene.table.unmap(&scene.memory, range(0, 0x8000)).unwrap();
+    for (out, rest) in
+        [(range(0, 0x2000), Some(range(0x2000, 0x6000))), (range(0x2000, 0x6000), None)]
+    {
+        let unmapped = unmap.step(&scene.memory, &mut buffer).unwrap().unwrap();
+        assert_eq!((unmapped.range(), unmapped.bytes()), (out, 0x1000));
+        unmapped.flushed(&scene.memory);
+        assert_eq!(unmap.rest(), rest);
+    }
+    assert!(unmap.step(&scene.memory, &mut buffer).unwrap().is_none());
+}
+
 #[test]
 fn a_buffer_without_room_replaces_nothing() {
     let scene = Scene::new(Vtd::new(3, 46).unwrap());

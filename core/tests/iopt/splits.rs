@@ -1,6 +1,8 @@
 //! Splitting leaves that are in use.
 
-use pinfold::host::PhysMem;
+use std::cell::Cell;
+
+use pinfold::host::{Flow, IoTables, PhysMem, Progress, TableView, Wait};
 use pinfold::iopt::{IoPageTable, IoRun, IoptError};
 use pinfold::{Access, IovaRange, PageShift, PhysAddr};
 use pinfold_arch::{AmdVi, Granule, IoFlags, IoFormat, Iova, Smmu, Vtd};
@@ -105,4 +107,56 @@ fn a_corrupt_entry_is_not_split() {
     let corrupt = Err(IoptError::Corrupt { at: Iova::new(GIANT), raw });
     assert_eq!(split(&table, &memory, GIANT, GIANT + 0xfff), corrupt);
     assert_eq!((top.load(1), memory.used()), (Some(raw.to_le()), 1));
+}
+
+/// A device that writes to a page at the very moment when a table is made to take its place.
+struct Busy {
+    memory: TableMemory,
+    /// The table and the entry that it goes through, once.
+    goes_through: Cell<Option<(PhysAddr, usize)>>,
+}
+
+impl PhysMem for Busy {
+    fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
+        self.memory.table(base, entries)
+    }
+}
+
+impl Wait for Busy {
+    fn pause(&self, progress: Progress) -> Flow {
+        self.memory.pause(progress)
+    }
+}
+
+impl IoTables for Busy {
+    fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        if let Some((base, entry)) = self.goes_through.take() {
+            let view = self.memory.table(base, 512).unwrap();
+            let dirty = 1_u64 << 9;
+            view.store(entry, view.load(entry).unwrap() | dirty.to_le()).unwrap();
+        }
+        self.memory.allocate(bytes)
+    }
+
+    fn free(&self, table: PhysAddr, bytes: u64) {
+        self.memory.free(table, bytes);
+    }
+}
+
+/// The pieces are made once more, and all have the mark that came in between.
+#[test]
+fn a_mark_that_comes_in_between_is_not_lost() {
+    let busy = Busy { memory: TableMemory::new(1 << 20), goes_through: Cell::new(None) };
+    let format = Vtd::new(3, 46).unwrap().with_marks(true).unwrap();
+    let table = IoPageTable::new(format, &busy).unwrap();
+    map(&table, &busy.memory, GIANT, GIANT);
+    assert!(table.start_tracking(&busy).is_ok());
+    busy.goes_through.set(Some((table.root().base, 1)));
+    let range = |bytes| IovaRange::new(Iova::new(GIANT), bytes).unwrap();
+    table.split(&busy, range(HUGE)).unwrap();
+    assert_eq!((table.tables(), busy.memory.used()), (2, 2));
+    assert_eq!(size(&table, &busy.memory, GIANT), 21);
+    let mut written = 0;
+    let harvest = table.dirty(&busy, range(GIANT), |_| written += 1).unwrap();
+    assert_eq!((harvest.dirty, written), (GIANT, 512));
 }
