@@ -44,8 +44,9 @@ use pinfold_arch::{Access, IoFlags, IoFormat, IoTable, Iova};
 
 use crate::error::ErrorKind;
 use crate::host::{FlushError, IoTables, IoTlb, Kept};
-use crate::iopt::{Harvest, IoPageTable, IoRun, IoptError, MapFailed, Quiesced, Unmapped};
+use crate::iopt::{Harvest, IoPageTable, IoRun, IoptError, MapFailed, Quiesced, Removed, Unmapped};
 use crate::iova::IovaRange;
+use crate::sync::{Ordering, Word};
 use crate::table::TableError;
 
 mod pins;
@@ -57,15 +58,32 @@ pub use pins::{PinsError, Stale};
 /// Attaching and detaching take the domain for themselves: nobody maps or unmaps meanwhile.
 pub struct Domain<'d, F, const N: usize = 8> {
     table: IoPageTable<F>,
-    iommus: [Option<&'d dyn IoTlb>; N],
-    devices: [Option<&'d dyn IoTlb>; N],
+    iommus: [Option<Attached<'d>>; N],
+    devices: [Option<Attached<'d>>; N],
+    /// What tells its names from those of other domains: where its first table is.
+    own: u64,
+    /// Names given out so far.
+    names: u64,
+    /// Whether somebody may still walk from an old top table.
+    outgrown: bool,
+    /// Tables that were taken out while somebody did not say that it has forgotten them.
+    owed: Option<Removed<F>>,
+    /// Whether somebody may keep leaves whose marks were taken away: 1 or 0.
+    unmarked: Word,
 }
 
-/// An IOMMU or a device of a domain, by the place that it has there.
+/// One of a domain, and the name that only it ever has there.
+#[derive(Clone, Copy)]
+struct Attached<'d> {
+    tlb: &'d dyn IoTlb,
+    name: u64,
+}
+
+/// An IOMMU or a device of a domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TlbId {
-    device: bool,
-    place: usize,
+    domain: u64,
+    name: u64,
 }
 
 impl<F: fmt::Debug, const N: usize> fmt::Debug for Domain<'_, F, N> {
@@ -82,7 +100,8 @@ impl<F: fmt::Debug, const N: usize> fmt::Debug for Domain<'_, F, N> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DomainError {
-    /// The tables refused: nothing has changed, and nobody keeps anything of it.
+    /// The tables refused. Nothing has changed and nobody keeps anything of it, but where the call or the error says
+    /// otherwise.
     #[error(transparent)]
     Table(#[from] IoptError),
     /// The pin table refused; nothing has changed.
@@ -104,6 +123,15 @@ pub enum DomainError {
     /// The domain has no room for another one.
     #[error("no room for another IOMMU or device")]
     Full,
+    /// The domain has no such IOMMU or device, or not any more. Nothing has changed.
+    #[error("no such IOMMU or device in this domain")]
+    NotAttached,
+    /// It was unmapped in another domain. Nothing has changed.
+    #[error("this was unmapped in another domain")]
+    OtherDomain,
+    /// Somebody is attached who may still walk the tables: they are not given back, nor ever will be.
+    #[error("an IOMMU or device is still attached")]
+    StillAttached,
 }
 
 impl DomainError {
@@ -113,7 +141,10 @@ impl DomainError {
         match self {
             Self::Table(error) => error.kind(),
             Self::Pins(error) => error.kind(),
-            Self::OtherMemory { .. } => ErrorKind::InvalidArgument,
+            Self::OtherMemory { .. } | Self::OtherDomain | Self::NotAttached => {
+                ErrorKind::InvalidArgument
+            }
+            Self::StillAttached => ErrorKind::Busy,
             Self::NotFlushed { .. } => ErrorKind::NotFlushed,
             Self::Full => ErrorKind::NoSpace,
         }
@@ -127,24 +158,36 @@ impl DomainError {
 pub struct Unflushed<'t, 'b, F> {
     /// What was unmapped.
     pub unmapped: Unmapped<'t, 'b, F>,
+    error: DomainError,
 }
 
-impl<F: IoFormat> Unflushed<'_, '_, F> {
-    /// The same as an error.
+impl<F> Unflushed<'_, '_, F> {
+    /// Why: [`DomainError::NotFlushed`] or [`DomainError::OtherDomain`].
     #[must_use]
-    pub fn error(&self) -> DomainError {
-        DomainError::NotFlushed { range: self.unmapped.range() }
+    pub const fn error(&self) -> DomainError {
+        self.error
     }
 }
 
 impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// Tables that nobody uses yet.
     #[must_use]
-    pub const fn new(table: IoPageTable<F>) -> Self {
-        Self { table, iommus: [None; N], devices: [None; N] }
+    pub fn new(table: IoPageTable<F>) -> Self {
+        let own = table.root().base.raw();
+        Self {
+            table,
+            iommus: [None; N],
+            devices: [None; N],
+            own,
+            names: 0,
+            outgrown: false,
+            owed: None,
+            unmarked: Word::new(0),
+        }
     }
 
-    /// The tables.
+    /// The tables. What [`map_pins`](Self::map_pins) has mapped goes by [`unmap_pins`](Self::unmap_pins) alone:
+    /// taken out or replaced here, its pins count as mapped for good.
     #[must_use]
     pub const fn table(&self) -> &IoPageTable<F> {
         &self.table
@@ -155,7 +198,8 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// # Errors
     /// [`DomainError::Full`].
     pub fn attach_iommu(&mut self, iommu: &'d dyn IoTlb) -> Result<TlbId, DomainError> {
-        Ok(TlbId { device: false, place: attach(&mut self.iommus, iommu)? })
+        let name = attach(&mut self.iommus, &mut self.names, iommu)?;
+        Ok(TlbId { domain: self.own, name })
     }
 
     /// Adds a device with a TLB of its own, before it may ask for translations.
@@ -163,19 +207,22 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// # Errors
     /// [`DomainError::Full`].
     pub fn attach_device(&mut self, device: &'d dyn IoTlb) -> Result<TlbId, DomainError> {
-        Ok(TlbId { device: true, place: attach(&mut self.devices, device)? })
+        let name = attach(&mut self.devices, &mut self.names, device)?;
+        Ok(TlbId { domain: self.own, name })
     }
 
     /// Takes an IOMMU or a device out, when its root entries name other tables or block every access. It is
-    /// made to forget everything first. Nothing happens if it was taken out before.
+    /// made to forget everything first.
     ///
     /// # Errors
-    /// [`DomainError::NotFlushed`]: it is still attached.
+    /// [`DomainError::NotFlushed`]: it is still attached. [`DomainError::NotAttached`].
     pub fn detach(&mut self, id: TlbId) -> Result<(), DomainError> {
         let range = self.aperture();
-        let tlbs = if id.device { &mut self.devices } else { &mut self.iommus };
-        let Some(place) = tlbs.get_mut(id.place) else { return Ok(()) };
-        flush(place.iter().copied(), range, Kept::Tables)
+        let named = |one: &Attached<'_>| one.name == id.name && self.own == id.domain;
+        let mut all = self.iommus.iter_mut().chain(&mut self.devices);
+        let place = all.find(|one| one.as_ref().is_some_and(named));
+        let place = place.ok_or(DomainError::NotAttached)?;
+        flush(place.iter().map(|one| one.tlb), range, Kept::Tables)
             .map_err(|FlushError| DomainError::NotFlushed { range })?;
         *place = None;
         Ok(())
@@ -204,8 +251,10 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         kept: Kept,
         these: impl Fn(&&dyn IoTlb) -> bool + Copy,
     ) -> Result<(), DomainError> {
-        let iommus = flush(self.iommus.iter().flatten().copied().filter(these), range, kept);
-        let devices = flush(self.devices.iter().flatten().copied().filter(these), range, kept);
+        let those = |all: &[Option<Attached<'d>>; N]| {
+            flush(all.iter().flatten().map(|one| one.tlb).filter(these), range, kept)
+        };
+        let (iommus, devices) = (those(&self.iommus), those(&self.devices));
         iommus.and(devices).map_err(|FlushError| DomainError::NotFlushed { range })
     }
 
@@ -256,12 +305,12 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     {
         let mapped = self.table.map_or_undo(tables, start, runs, access, flags);
         let failed = |MapFailed { error, undone }| Failed { error: error.into(), undone };
-        let bytes = mapped.map_err(failed)?;
-        let Ok(range) = IovaRange::new(start, bytes) else { return Ok(()) };
+        let Some(range) = mapped.map_err(failed)? else { return Ok(()) };
         let told = self.flush_those(range, Kept::Tables, |tlb| tlb.keeps_absent());
         told.map_err(|error| {
             // A device would find its memory or not, as it happens.
-            self.table.withdraw(tables, range);
+            let withdrawn = self.table.withdraw(tables, range);
+            let error = withdrawn.err().map_or(error, DomainError::from);
             Failed { error, undone: Some(range) }
         })
     }
@@ -273,16 +322,23 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// As [`IoTlb::complete`].
     ///
     /// # Errors
-    /// [`Unflushed`] if one of them did not say so, or it was unmapped in another domain.
+    /// [`Unflushed`] if one of them did not say so, if the last [`grow`](Self::grow) has to be repeated first,
+    /// or if it was unmapped in another domain.
     pub fn finish<'t, 'b, T: IoTables>(
         &self,
         tables: &T,
         unmapped: Unmapped<'t, 'b, F>,
     ) -> Result<Quiesced<'b>, Unflushed<'t, 'b, F>> {
-        let own = unmapped.is_of(&self.table);
-        match own && self.flush(unmapped.range(), unmapped.kept()).is_ok() {
-            true => Ok(unmapped.flushed(tables)),
-            false => Err(Unflushed { unmapped }),
+        let range = unmapped.range();
+        let flushed = match unmapped.is_of(&self.table) {
+            false => Err(DomainError::OtherDomain),
+            // The old top table may be among what was taken out.
+            true if self.outgrown => Err(DomainError::NotFlushed { range }),
+            true => self.flush(range, unmapped.kept()),
+        };
+        match flushed {
+            Ok(()) => Ok(unmapped.flushed(tables)),
+            Err(error) => Err(Unflushed { unmapped, error }),
         }
     }
 
@@ -292,15 +348,26 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// As [`finish`](Self::finish); nobody maps or unmaps meanwhile.
     ///
     /// # Errors
-    /// [`DomainError::NotFlushed`]: those tables are not given back.
+    /// [`DomainError::NotFlushed`]: the tables are out, and go back with the next call of this or of
+    /// [`destroy`](Self::destroy). [`DomainError::Table`] if somebody has written to one of them.
     pub fn trim<T: IoTables>(&mut self, tables: &T) -> Result<(), DomainError> {
-        let Self { table, iommus, devices } = self;
-        let unmapped = table.trim(tables);
-        let range = unmapped.range();
-        let iommus = flush(iommus.iter().flatten().copied(), range, Kept::Tables);
-        let devices = flush(devices.iter().flatten().copied(), range, Kept::Tables);
-        iommus.and(devices).map_err(|FlushError| DomainError::NotFlushed { range })?;
-        Ok(unmapped.flushed(tables).tables()?)
+        let range = self.aperture();
+        if self.outgrown {
+            return Err(DomainError::NotFlushed { range });
+        }
+        if self.owed.is_some() {
+            self.flush(range, Kept::Tables)?;
+            self.repay(tables)?;
+        }
+        self.owed = Some(self.table.trim(tables).into_tables());
+        self.flush(range, Kept::Tables)?;
+        self.repay(tables)
+    }
+
+    /// Gives back the tables that were taken out, behind the flush.
+    fn repay<T: IoTables>(&mut self, tables: &T) -> Result<(), DomainError> {
+        let repaid = self.owed.take().map(|owed| self.table.give_back(tables, owed));
+        Ok(repaid.unwrap_or(Ok(()))?)
     }
 
     /// Hands out the pages of a range that were written, takes their marks away, and makes everybody forget
@@ -312,15 +379,29 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// As [`IoPageTable::dirty`] and [`IoTlb::complete`].
     ///
     /// # Errors
-    /// [`DomainError::Table`]; [`DomainError::NotFlushed`]: what is written next may go unseen until a flush
-    /// of the range succeeds.
+    /// [`DomainError::Table`]: if the tables became corrupt meanwhile, some pages were handed out;
+    /// [`DomainError::NotFlushed`]: what is written next may go unseen until the next call has succeeded.
     pub fn take_dirty<T: IoTables>(
         &self,
         tables: &T,
         range: IovaRange,
         each: impl FnMut(IovaRange),
     ) -> Result<u64, DomainError> {
+        // What could not be flushed the last time.
+        if self.unmarked.load(Ordering::Acquire) != 0 {
+            self.unmarked.store(0, Ordering::Relaxed);
+            self.marks_gone(self.aperture())?;
+        }
         self.harvested(self.table.take_dirty(tables, range, each)?)
+    }
+
+    /// Makes everybody forget leaves whose marks were taken away.
+    fn marks_gone(&self, range: IovaRange) -> Result<(), DomainError> {
+        let flushed = self.flush(range, Kept::Leaves);
+        if flushed.is_err() {
+            self.unmarked.store(1, Ordering::Release);
+        }
+        flushed
     }
 
     /// Begins to keep track of pages that devices write to: [`IoPageTable::start_tracking`] and its flush.
@@ -335,7 +416,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     }
 
     fn harvested(&self, harvest: Harvest) -> Result<u64, DomainError> {
-        harvest.flush.map_or(Ok(()), |range| self.flush(range, Kept::Leaves))?;
+        harvest.flush.map_or(Ok(()), |range| self.marks_gone(range))?;
         harvest.ended.map_or(Ok(harvest.dirty), |error| Err(error.into()))
     }
 
@@ -347,7 +428,8 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     ///
     /// # Errors
     /// [`DomainError::Table`]; [`DomainError::NotFlushed`] if `retarget` or a flush fails: what was mapped
-    /// stays mapped under the old root and the new one, and the call may be repeated.
+    /// stays mapped under the old root and the new one. The call must be repeated: until it succeeds nothing
+    /// that is unmapped can be finished.
     pub fn grow<T: IoTables>(
         &mut self,
         tables: &T,
@@ -356,17 +438,26 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     ) -> Result<(), DomainError> {
         self.table.grow(tables, last)?;
         let range = self.aperture();
+        self.outgrown = true;
         let told = retarget(self.table.format(), self.table.root());
         told.map_err(|FlushError| DomainError::NotFlushed { range })?;
-        self.flush(range, Kept::Tables)
+        self.flush(range, Kept::Tables)?;
+        self.outgrown = false;
+        Ok(())
     }
 
-    /// Gives back all tables: [`IoPageTable::destroy`]. Everything has been detached or blocked.
+    /// Gives back all tables: [`IoPageTable::destroy`]. Everybody has been [detached](Self::detach), and no
+    /// pins are mapped: they would count as mapped for ever.
     ///
     /// # Errors
-    /// [`DomainError::Table`].
-    pub fn destroy<T: IoTables>(self, tables: &T) -> Result<(), DomainError> {
-        Ok(self.table.destroy(tables)?)
+    /// [`DomainError::StillAttached`]; [`DomainError::Table`].
+    pub fn destroy<T: IoTables>(mut self, tables: &T) -> Result<(), DomainError> {
+        if self.iommus.iter().chain(&self.devices).any(Option::is_some) {
+            return Err(DomainError::StillAttached);
+        }
+        let repaid = self.repay(tables);
+        self.table.destroy(tables)?;
+        repaid
     }
 }
 
@@ -377,16 +468,17 @@ struct Failed {
     undone: Option<IovaRange>,
 }
 
-/// Takes the first free place.
+/// Takes the first free place, and gives a name.
 fn attach<'d>(
-    places: &mut [Option<&'d dyn IoTlb>],
+    places: &mut [Option<Attached<'d>>],
+    names: &mut u64,
     tlb: &'d dyn IoTlb,
-) -> Result<usize, DomainError> {
-    let place = places.iter().position(Option::is_none).ok_or(DomainError::Full)?;
-    if let Some(free) = places.get_mut(place) {
-        *free = Some(tlb);
-    }
-    Ok(place)
+) -> Result<u64, DomainError> {
+    let free = places.iter_mut().find(|place| place.is_none()).ok_or(DomainError::Full)?;
+    let name = *names;
+    *names = name.wrapping_add(1);
+    *free = Some(Attached { tlb, name });
+    Ok(name)
 }
 
 /// Makes some of them forget, at the same time.

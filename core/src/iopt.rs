@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use pinfold_arch::addr::index;
 use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{
     Access, EncodeError, IoEntry, IoFlags, IoFormat, IoTable, Iova, PageShift, PhysAddr,
@@ -63,6 +64,7 @@ pub(crate) use map::MapFailed;
 pub use dirty::{DirtyBitmap, Harvest};
 pub use replace::Replace;
 pub use unmap::Unmap;
+pub(crate) use unmapped::Removed;
 pub use unmapped::{Quiesced, Unmapped};
 pub use visit::Visited;
 
@@ -195,6 +197,13 @@ pub enum IoptError {
     /// The host has no memory for a table.
     #[error("no memory for a table")]
     NoMemory,
+    /// The tables became corrupt while a call that failed took out what it had mapped: from this address on it
+    /// is mapped still, and the memory may not be released.
+    #[error("what was mapped at {at} and behind could not be taken out again")]
+    NotUndone {
+        /// The device address.
+        at: Iova,
+    },
     /// An entry on the way is malformed, or a table is outside memory.
     #[error("the table entry {raw:#x} on the way to {at} is corrupt")]
     Corrupt {
@@ -221,7 +230,7 @@ impl IoptError {
             Self::NotMapped { .. } => ErrorKind::NotMapped,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::NoMemory => ErrorKind::NoMemory,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::NotUndone { .. } => ErrorKind::Corrupt,
         }
     }
 }
@@ -447,7 +456,7 @@ fn view<'m, T: IoTables>(
     table: &IoTable,
     at: Iova,
 ) -> Result<TableView<'m>, IoptError> {
-    let entries = usize::try_from(table.entries()).ok();
-    let view = entries.and_then(|entries| tables.table(table.base, entries));
+    let entries = index(table.entries().into());
+    let view = tables.table(table.base, entries).filter(|view| view.len() == entries);
     view.ok_or(IoptError::Corrupt { at, raw: table.base.raw() })
 }

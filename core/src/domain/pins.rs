@@ -4,7 +4,6 @@
 //! any of it, and until all that was unmapped is flushed, the table cannot be unpinned.
 
 use core::fmt;
-use core::iter::Peekable;
 
 use pinfold_arch::{
     Access, AddrRange, IoEntry, IoFlags, IoFormat, Iova, PageCount, PageShift, VirtAddr,
@@ -98,8 +97,10 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// As [`map`](Self::map).
     ///
     /// # Errors
-    /// [`DomainError::Pins`] if nothing is pinned, or not for writing, which is asked for; else as
-    /// [`map`](Self::map), with the stale pins in place of [`DomainError::NotFlushed`].
+    /// [`DomainError::Pins`] if nothing is pinned, or not for writing, which is asked for, or while others pin
+    /// or unpin; else as [`map`](Self::map). What could not be flushed comes as [`PinsError::NotFlushed`]; after
+    /// [`DomainError::NotFlushed`] a second flush has succeeded, and the pins are free. After
+    /// [`IoptError::NotUndone`] they count as mapped for good.
     pub fn map_pins<'t, 'p, T: IoTables>(
         &'t self,
         tables: &T,
@@ -128,6 +129,10 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         if writes {
             mark(tables, pins, range.start(), bytes);
         }
+        if let DomainError::Table(IoptError::NotUndone { .. }) = failed.error {
+            // It still can.
+            return Err(failed.error.into());
+        }
         pins.unmapped(bytes);
         let unmapped = Unmapped::nothing(&self.table, undone);
         let stale = Stale { pins: *pins, bytes, unmapped };
@@ -144,9 +149,9 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// As [`finish`](Self::finish).
     ///
     /// # Errors
-    /// [`DomainError::Pins`] if nothing is pinned, [`DomainError::OtherMemory`] if something else is mapped
+    /// [`DomainError::Pins`] if the table is empty, [`DomainError::OtherMemory`] if something else is mapped
     /// there, [`DomainError::Table`]: nothing has changed, but where the tables became corrupt meanwhile.
-    /// [`PinsError::NotFlushed`].
+    /// [`PinsError::NotFlushed`]. It is no error if nothing is mapped any more.
     pub fn unmap_pins<'t, 'p, T: IoTables>(
         &'t self,
         tables: &T,
@@ -154,14 +159,16 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         pins: &PinTable<'p>,
         runs: &mut heapless::vec::VecView<UnmappedRun>,
     ) -> Result<(), PinsError<'t, 'p, F>> {
-        let held = pins.mapped_range().filter(|_| pins.mapped() > 0);
-        let held = held.ok_or(DomainError::Pins(TableError::Empty))?;
+        let held = pins.mapped_range().ok_or(DomainError::Pins(TableError::Empty))?;
         let (first, bytes) = (held.start(), held.pages().raw() << held.base().raw());
         let outside = IoptError::OutsideAperture { at: start };
         let range = IovaRange::new(start, bytes).map_err(|_| DomainError::from(outside))?;
         let mut unmap = self.table.unmap(tables, range).map_err(DomainError::from)?;
         if self.maps(tables, range, held, pins)? > pins.mapped() {
             return Err(DomainError::OtherMemory { at: start }.into());
+        }
+        if pins.mapped() == 0 {
+            return Ok(());
         }
         while let Some(unmapped) = unmap.step(tables, runs).map_err(DomainError::from)? {
             let stale = Stale::new(tables, *pins, (first, start), unmapped);
@@ -188,7 +195,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
                 pins.flushed(bytes);
                 Ok(())
             }
-            Err(Unflushed { unmapped }) => Err(Stale { pins, bytes, unmapped }),
+            Err(Unflushed { unmapped, .. }) => Err(Stale { pins, bytes, unmapped }),
         }
     }
 
@@ -204,7 +211,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         let mut runs = Joined::new(tables, pins, held.base());
         let mut run = runs.next();
         let mut other = None;
-        self.table.visit(tables, range, |visited| {
+        self.table.visit_all(tables, range, |visited| {
             let IoEntry::Leaf(leaf) = visited.entry else { return Flow::Continue };
             let at = visited.range.start().align_down(leaf.shift);
             let va = first.raw().wrapping_add(at.raw().wrapping_sub(range.start().raw()));
@@ -262,20 +269,35 @@ fn mark<T: IoTables>(tables: &T, pins: &PinTable<'_>, va: VirtAddr, bytes: u64) 
 /// it is released together.
 #[derive(Debug)]
 struct Joined<'p, 'm, T> {
-    runs: Peekable<Runs<'p>>,
+    runs: Runs<'p>,
+    /// A run that was read and does not continue the one before it.
+    ahead: Option<Run>,
     base: PageShift,
     budget: Budget<'m, T>,
 }
 
 impl<T> Clone for Joined<'_, '_, T> {
     fn clone(&self) -> Self {
-        Self { runs: self.runs.clone(), base: self.base, budget: self.budget.clone() }
+        Self { runs: self.runs.clone(), budget: self.budget.clone(), ..*self }
     }
 }
 
 impl<'p, 'm, T: IoTables> Joined<'p, 'm, T> {
     fn new(tables: &'m T, pins: &PinTable<'p>, base: PageShift) -> Self {
-        Self { runs: pins.mapped_runs().peekable(), base, budget: Budget::new(tables, 0) }
+        Self { runs: pins.mapped_runs(), ahead: None, base, budget: Budget::new(tables, 0) }
+    }
+
+    /// The next run, or a part of it, from as many words as are between two pauses. To stop is for who maps.
+    fn run(&mut self) -> Option<Run> {
+        loop {
+            let most = self.budget.most();
+            let mut words = most;
+            let run = self.runs.next_within(&mut words);
+            let _ = self.budget.spend(most.wrapping_sub(words), 0);
+            if run.is_some() || self.runs.ended() {
+                return run;
+            }
+        }
     }
 }
 
@@ -283,12 +305,13 @@ impl<T: IoTables> Iterator for Joined<'_, '_, T> {
     type Item = (u64, IoRun);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Run { va, pfn, mut pages, .. } = self.runs.next()?;
-        let continues = |pages: PageCount, next: &Run| pfn.checked_add(pages) == Some(next.pfn);
-        while let Some(next) = self.runs.next_if(|next| continues(pages, next)) {
+        let Run { va, pfn, mut pages, .. } = self.ahead.take().or_else(|| self.run())?;
+        while let Some(next) = self.run() {
+            if pfn.checked_add(pages) != Some(next.pfn) {
+                self.ahead = Some(next);
+                break;
+            }
             pages = PageCount::new(pages.raw().wrapping_add(next.pages.raw()));
-            // One piece may be of very many folios.
-            let _ = self.budget.spend(1, 0);
         }
         // Whatever is pinned has an address.
         let addr = pfn.addr(self.base)?;

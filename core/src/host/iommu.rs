@@ -26,8 +26,9 @@ pub trait IoTables: PhysMem + Wait {
 
     /// `bytes` of a table from `at` on were written. A host whose IOMMU does not look into the CPU's caches
     /// writes these lines back now. Nothing else is called for them: ordering them before the device is
-    /// told to use them is the host's, where it tells the device. A call names each line once; neighbours
-    /// come together. The default does nothing.
+    /// told to use them is the host's, where it tells the device. A call names each line once, neighbours
+    /// together; but a table that it makes empty comes once when it is made, before an IOMMU can find it, and
+    /// what is mapped in it then comes once more. The default does nothing.
     ///
     /// # Context
     /// Any; must not sleep.

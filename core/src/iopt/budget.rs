@@ -41,7 +41,7 @@ impl<'m, T: IoTables> Budget<'m, T> {
     }
 
     /// Entries that may be handled at once, one at least.
-    pub(super) fn most(&self) -> u64 {
+    pub(crate) fn most(&self) -> u64 {
         self.left.max(1)
     }
 

@@ -100,11 +100,6 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
         self
     }
 
-    /// Whether links were written.
-    pub(super) fn has_linked(&self) -> bool {
-        self.linking
-    }
-
     /// Before a link is written.
     pub(super) fn links(&mut self) {
         if let (Some(unsaid), false) = (self.unsaid, self.linking) {

@@ -79,14 +79,18 @@ impl<F: IoFormat> IoPageTable<F> {
     /// but no table that is unmapped meanwhile may be given back before this returns.
     ///
     /// # Errors
-    /// [`IoptError::NoMarks`] if the format keeps none.
+    /// [`IoptError::NoMarks`] if the format keeps none. It is off again if it [ended](Harvest::ended) early.
     pub fn start_tracking<T: IoTables>(&self, tables: &T) -> Result<Harvest, IoptError> {
         if self.format().volatile_bits() == 0 {
             return Err(IoptError::NoMarks);
         }
         self.tracking.store(1, Ordering::Relaxed);
         let all = IovaRange::between(Iova::new(0), self.format().last());
-        Ok(self.marks(tables, all.unwrap_or(IovaRange::ALL), Marks::Go, |_| {}))
+        let harvest = self.marks(tables, all.unwrap_or(IovaRange::ALL), Marks::Go, |_| {});
+        if harvest.ended.is_some() {
+            self.stop_tracking();
+        }
+        Ok(harvest)
     }
 
     /// Ends it: from now on every page that a device may write to counts as written when it is unmapped.

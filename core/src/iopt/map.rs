@@ -18,10 +18,10 @@ use crate::sync::{Ordering, Word};
 
 impl<F: IoFormat> IoPageTable<F> {
     /// Maps runs of memory one behind the other, from `start` on, with the largest leaves that the
-    /// format has and a run allows. All of them or none: after an error nothing of them is mapped. But a
-    /// device may have used what was mapped until then: after [`IoptError::Mapped`],
-    /// [`IoptError::NoMemory`], [`IoptError::Interrupted`] and [`IoptError::Corrupt`] flush from `start` on
-    /// before the memory is released. Tables that were made stay, empty, until [`trim`](Self::trim) or the
+    /// format has and a run allows. All of them or none: after an error nothing of them is mapped, but for
+    /// [`IoptError::NotUndone`]. A device may have used what was mapped until then: after
+    /// [`IoptError::Mapped`], [`IoptError::NoMemory`], [`IoptError::Interrupted`], [`IoptError::Corrupt`] and
+    /// [`IoptError::Encode`] for a table, flush from `start` on before the memory is released. Tables that were made stay, empty, until [`trim`](Self::trim) or the
     /// range is unmapped; where one stands, what is mapped later is mapped with its small leaves.
     ///
     /// # Context
@@ -32,7 +32,7 @@ impl<F: IoFormat> IoPageTable<F> {
     /// [`IoptError::Unaligned`], [`IoptError::OutsideAperture`], and [`IoptError::Encode`] for memory or an
     /// access that the format cannot say: before anything is written. [`IoptError::Mapped`],
     /// [`IoptError::NoMemory`], [`IoptError::Corrupt`]; [`IoptError::Interrupted`] if `pause` said so;
-    /// [`IoptError::Encode`] for a table that the host gave.
+    /// [`IoptError::Encode`] for a table that the host gave; [`IoptError::NotUndone`].
     pub fn map<T, R>(
         &self,
         tables: &T,
@@ -49,7 +49,7 @@ impl<F: IoFormat> IoPageTable<F> {
         mapped.map(drop).map_err(|failed| failed.error)
     }
 
-    /// The same, and says how many bytes they have; after an error, what had been mapped until then.
+    /// The same, and says what was mapped; after an error, what had been until then.
     pub(crate) fn map_or_undo<T, R>(
         &self,
         tables: &T,
@@ -57,7 +57,7 @@ impl<F: IoFormat> IoPageTable<F> {
         runs: R,
         access: Access,
         flags: IoFlags,
-    ) -> Result<u64, MapFailed>
+    ) -> Result<Option<IovaRange>, MapFailed>
     where
         T: IoTables,
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
@@ -66,23 +66,24 @@ impl<F: IoFormat> IoPageTable<F> {
         let tree = self.tree();
         let nothing = |error| MapFailed { error, undone: None };
         let pages = Pages::new(&tree.0, tree.1, grant);
-        let bytes = check(&tree.0, tables, (start, runs.clone()), &pages).map_err(nothing)?;
-        let mut writer = Writer::new(self, tree, tables, (start, bytes), pages).map_err(nothing)?;
+        let range = check(&tree.0, tables, (start, runs.clone()), &pages).map_err(nothing)?;
+        let Some(range) = range else { return Ok(None) };
+        let mut writer = Writer::new(self, tree, tables, range, pages).map_err(nothing)?;
         for run in runs {
-            let mut run = *run.borrow();
+            let mut run = writer.inside(*run.borrow());
             while run.bytes > 0 {
                 let error = match writer.step(&mut run) {
                     Ok(Met::Leaf(_, at)) => IoptError::Mapped { at: Iova::new(at) },
                     Ok(_) => continue,
                     Err(error) => error,
                 };
-                writer.clear();
-                let last = Iova::new(writer.at.wrapping_sub(1));
-                let undone = IovaRange::between(start, last).filter(|_| writer.at != writer.start);
+                let undone =
+                    writer.last.and_then(|last| IovaRange::between(start, Iova::new(last)));
+                let error = writer.clear().err().unwrap_or(error);
                 return Err(MapFailed { error, undone });
             }
         }
-        Ok(bytes)
+        Ok(Some(range))
     }
 }
 
@@ -94,13 +95,13 @@ pub(crate) struct MapFailed {
     pub(crate) undone: Option<IovaRange>,
 }
 
-/// Everything that can be known before the first write; how many bytes it is in all.
+/// Everything that can be known before the first write; where the runs go, if they are not empty.
 pub(super) fn check<F: IoFormat, T: IoTables>(
     format: &F,
     tables: &T,
     (start, runs): (Iova, impl Iterator<Item: Borrow<IoRun>>),
     pages: &Pages,
-) -> Result<u64, IoptError> {
+) -> Result<Option<IovaRange>, IoptError> {
     let mut budget = Budget::new(tables, 0);
     let (base, mut at) = (format.base(), start.raw());
     let last = format.last().raw();
@@ -128,7 +129,9 @@ pub(super) fn check<F: IoFormat, T: IoTables>(
         room = room.wrapping_sub(run.bytes);
         at = at.wrapping_add(run.bytes);
     }
-    Ok(at.wrapping_sub(start.raw()))
+    // The last address may be the last there is; then it is full.
+    let some = at != start.raw() || full;
+    Ok(IovaRange::between(start, Iova::new(at.wrapping_sub(1))).filter(|_| some))
 }
 
 /// What stands in the way.
@@ -147,25 +150,37 @@ pub(super) struct Writer<'m, F: IoFormat, T: IoTables> {
     pub(super) cursor: Cursor<'m, F, T>,
     budget: Budget<'m, T>,
     pages: Pages,
-    /// Where it began.
+    /// Where it began, and the last address that it may map.
     start: u64,
+    end: u64,
     /// Where it stands.
     pub(super) at: u64,
+    /// The last address that it has mapped.
+    pub(super) last: Option<u64>,
 }
 
 impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
-    /// Maps so many bytes.
+    /// Maps in a range.
     pub(super) fn new(
         table: &'m IoPageTable<F>,
         tree: (F, IoTable),
         tables: &'m T,
-        (start, bytes): (Iova, u64),
+        range: IovaRange,
         pages: Pages,
     ) -> Result<Self, IoptError> {
         let cursor = Cursor::new(tree, tables)?.making(&table.linking);
-        let budget = Budget::new(tables, bytes >> tree.0.base().raw());
-        let at = start.raw();
-        Ok(Self { live: &table.live, cursor, budget, pages, start: at, at })
+        let (start, end) = (range.start().raw(), range.last().raw());
+        let others = end.wrapping_sub(start) >> tree.0.base().raw();
+        let budget = Budget::new(tables, others.wrapping_add(1));
+        let (live, at, last) = (&table.live, start, None);
+        Ok(Self { live, cursor, budget, pages, start, end, at, last })
+    }
+
+    /// As much of a run as is inside the range: an iterator may say something else the second time.
+    pub(super) fn inside(&self, run: IoRun) -> IoRun {
+        let others = self.end.wrapping_sub(self.at);
+        let room = if self.last == Some(self.end) { 0 } else { others.saturating_add(1) };
+        IoRun { bytes: run.bytes.min(room), ..run }
     }
 
     /// Maps the beginning of a run, as many leaves as can be written at once, and takes it off the run, also
@@ -239,6 +254,9 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         run.addr = PhysAddr::new(run.addr.raw().wrapping_add(bytes));
         run.bytes = run.bytes.wrapping_sub(bytes);
         self.at = self.at.wrapping_add(bytes);
+        if bytes > 0 {
+            self.last = Some(self.at.wrapping_sub(1));
+        }
         let pages = self.at.wrapping_sub(self.start) >> self.cursor.format.base().raw();
         match self.budget.spend(entries, pages) {
             // Whoever calls again comes further.
@@ -272,21 +290,24 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
     }
 
     /// Takes out what was mapped: nothing else is there.
-    fn clear(&mut self) {
-        let (end, mut at) = (self.at, self.start);
-        while at != end {
-            let Ok(IoEntry::Leaf(leaf)) = self.cursor.find(at) else { return };
+    fn clear(&mut self) -> Result<(), IoptError> {
+        let (mut next, last) = (self.last.map(|_| self.start), self.last);
+        while let Some(at) = next {
+            let corrupt = IoptError::NotUndone { at: Iova::new(at) };
+            let Ok(IoEntry::Leaf(leaf)) = self.cursor.find(at) else { return Err(corrupt) };
             let (format, level) = (self.cursor.format, self.cursor.level);
-            let Ok(absent) = entry::absent(&format, &level.table, Iova::new(at)) else { return };
+            let absent = entry::absent(&format, &level.table, Iova::new(at))?;
             let place = level.place(at);
             let entries = index(leaf.entries(&level.table));
             for word in level.view.words_from(place, entries) {
                 word.store(entry::in_memory(&format, absent), Ordering::Release);
             }
             self.cursor.wrote(place, entries);
-            at = at.wrapping_add(leaf.shift.bytes());
+            let end = at | leaf.shift.mask();
+            next = end.checked_add(1).filter(|_| last > Some(end));
             let _ = self.budget.spend(entries as u64, 0);
         }
+        Ok(())
     }
 }
 

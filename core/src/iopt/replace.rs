@@ -61,10 +61,8 @@ impl<F: IoFormat> IoPageTable<F> {
         let (grant, runs) = (Grant { access, flags }, runs.into_iter());
         let (format, root) = self.tree();
         let pages = Pages::new(&format, root, grant);
-        let bytes = check(&format, tables, (start, runs.clone()), &pages)?;
-        let last = Iova::new(start.raw().wrapping_add(bytes).wrapping_sub(1));
         let run = IoRun { addr: PhysAddr::new(0), bytes: 0 };
-        let Some(range) = IovaRange::between(start, last).filter(|_| bytes > 0) else {
+        let Some(range) = check(&format, tables, (start, runs.clone()), &pages)? else {
             let range = IovaRange::ALL;
             return Ok(Replace { table: self, runs, run, pages, range, at: None });
         };
@@ -99,22 +97,23 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
             return Err(IoptError::NoBuffer);
         }
         let tree = self.table.tree();
-        let bytes = self.range.last().raw().wrapping_sub(from).wrapping_add(1);
-        let mut writer =
-            Writer::new(self.table, tree, tables, (Iova::new(from), bytes), self.pages)?;
-        let result = self.go_on(tables, tree, &mut writer, runs);
-        let (at, linked) = (writer.at, writer.cursor.has_linked());
+        let rest = IovaRange::between(Iova::new(from), self.range.last()).unwrap_or(self.range);
+        let mut writer = Writer::new(self.table, tree, tables, rest, self.pages)?;
+        let mut put = false;
+        let result = self.go_on(tables, tree, &mut writer, (runs, &mut put));
+        let (at, mapped) = (writer.at, writer.last.is_some());
         let mut last = at.wrapping_sub(1);
         drop(writer);
         match result {
             Ok(Gone::All) => (self.at, last) = (None, self.range.last().raw()),
             Ok(Gone::Exchanged) => self.at = Some(at),
             Ok(Gone::TakenOutTo(end)) => (self.at, last) = (Some(at), end),
-            Err(error) if at == from => return Err(error),
+            Err(error) if !mapped => return Err(error),
             Err(_) => self.at = Some(at),
         }
         let range = IovaRange::between(Iova::new(from), Iova::new(last)).unwrap_or(self.range);
-        let taken = (Detached::default(), linked);
+        // An absence that somebody keeps may be one of a table above, whoever has put one there since.
+        let taken = (Detached::default(), put);
         Ok(Some(Unmapped::new(self.table, range, tree, taken, runs)))
     }
 
@@ -123,14 +122,17 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         tables: &T,
         tree: (F, IoTable),
         writer: &mut Writer<'_, F, T>,
-        runs: &mut heapless::vec::VecView<UnmappedRun>,
+        (runs, put): (&mut heapless::vec::VecView<UnmappedRun>, &mut bool),
     ) -> Result<Gone, IoptError> {
         loop {
             while self.run.bytes == 0 {
                 let Some(run) = self.runs.next() else { return Ok(Gone::All) };
-                self.run = *run.borrow();
+                self.run = writer.inside(*run.borrow());
             }
-            let Met::Leaf(leaf, at) = writer.step(&mut self.run)? else { continue };
+            let before = writer.at;
+            let met = writer.step(&mut self.run);
+            *put |= writer.at != before;
+            let Met::Leaf(leaf, at) = met? else { continue };
             if runs.is_full() {
                 return Ok(Gone::Exchanged);
             }
@@ -157,6 +159,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
                 }
                 _ => split::divide(&mut writer.cursor, writer.live, at, leaf),
             };
+            *put |= divided.is_ok();
             match divided {
                 // Then it is as if entries could not change in use.
                 Err(IoptError::Indivisible { .. }) => {

@@ -52,15 +52,15 @@ fn below<F: IoFormat, T: IoTables>(
             }
         };
         let deeper = level.saturating_add(1);
-        if !below(format, budget, &next, deeper, detached) {
+        let gone = below(format, budget, &next, deeper, detached);
+        let (true, Ok(view)) = (gone, view(tables, &next, start)) else {
             empty = false;
             continue;
-        }
+        };
         own.store(place, in_memory(format, absent));
         changed.add(tables, table, place, place.saturating_add(1));
-        let kept =
-            view(tables, &next, start).map(|view| detached.add(format, deeper, &next, &view));
-        debug_assert!(kept.is_ok_and(|added| added.is_ok()), "its entries were read just now");
+        let added = detached.add(format, deeper, &next, &view);
+        debug_assert!(added.is_ok(), "a table of the format has absent entries");
     }
     changed.say(tables, table);
     empty

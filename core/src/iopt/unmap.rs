@@ -47,13 +47,22 @@ impl<F: IoFormat> IoPageTable<F> {
     }
 
     /// Takes out what the caller has mapped in a range just now, and leaves the tables where they are.
-    pub(crate) fn withdraw<T: IoTables>(&self, tables: &T, range: IovaRange) {
+    pub(crate) fn withdraw<T: IoTables>(
+        &self,
+        tables: &T,
+        range: IovaRange,
+    ) -> Result<(), IoptError> {
         let mut runs = heapless::Vec::<UnmappedRun, 16>::new();
-        let taker = Taker::new(self, self.tree(), tables, range, range.start().raw());
-        let Ok(mut taker) = taker.map(Taker::keeping_tables) else { return };
+        let start = range.start();
+        let taker = Taker::new(self, self.tree(), tables, range, start.raw());
+        let mut taker = taker.map_err(|_| IoptError::NotUndone { at: start })?.keeping_tables();
         // It ends early where the buffer is full or a pause says stop, which it cannot.
-        while taker.take_out(&mut runs) == Ok(Taken::AsMuchAsFits) {
-            runs.clear();
+        loop {
+            match taker.take_out(&mut runs) {
+                Ok(Taken::All) => return Ok(()),
+                Ok(Taken::AsMuchAsFits) => runs.clear(),
+                Err(_) => return Err(IoptError::NotUndone { at: Iova::new(taker.at) }),
+            }
         }
     }
 }

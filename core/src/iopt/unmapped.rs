@@ -36,7 +36,7 @@ pub struct Unmapped<'t, 'b, F> {
     /// The top table when they were taken out, which says what tables of which level look like.
     tree: (F, IoTable),
     detached: Detached,
-    /// Whether tables were put where there were none, or leaves.
+    /// Whether something was put where nothing was, or a table where a leaf was.
     linked: bool,
     runs: &'b [UnmappedRun],
 }
@@ -122,10 +122,34 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
     /// # Context
     /// Any, but for [`Wait::pause`](crate::host::Wait::pause).
     pub fn flushed<T: IoTables>(self, tables: &T) -> Quiesced<'b> {
-        let (format, root) = self.tree;
-        self.table.unflushed.fetch_sub(1, Ordering::Relaxed);
-        let returned = self.detached.release(&format, tables, &self.table.live, root);
-        Quiesced { runs: self.runs, returned }
+        let (table, runs) = (self.table, self.runs);
+        Quiesced { runs, returned: table.give_back(tables, self.into_tables()) }
+    }
+
+    /// The tables alone, to be given back when they are flushed.
+    pub(crate) fn into_tables(self) -> Removed<F> {
+        Removed { tree: self.tree, detached: self.detached }
+    }
+}
+
+/// Tables that were taken out and not flushed.
+#[derive(Debug)]
+pub(crate) struct Removed<F> {
+    /// As in [`Unmapped`].
+    tree: (F, IoTable),
+    detached: Detached,
+}
+
+impl<F: IoFormat> IoPageTable<F> {
+    /// Gives back tables that everybody has forgotten.
+    pub(crate) fn give_back<T: IoTables>(
+        &self,
+        tables: &T,
+        removed: Removed<F>,
+    ) -> Result<(), IoptError> {
+        let (format, root) = removed.tree;
+        self.unflushed.fetch_sub(1, Ordering::Relaxed);
+        removed.detached.release(&format, tables, &self.live, root)
     }
 }
 

@@ -67,6 +67,26 @@ impl<F: IoFormat> IoPageTable<F> {
         &self,
         tables: &T,
         range: IovaRange,
+        each: impl FnMut(&Visited) -> Flow,
+    ) -> Result<(), IoptError> {
+        self.visit_with(tables, range, true, each)
+    }
+
+    /// The same, which a pause cannot stop.
+    pub(crate) fn visit_all<T: IoTables>(
+        &self,
+        tables: &T,
+        range: IovaRange,
+        each: impl FnMut(&Visited) -> Flow,
+    ) -> Result<(), IoptError> {
+        self.visit_with(tables, range, false, each)
+    }
+
+    fn visit_with<T: IoTables>(
+        &self,
+        tables: &T,
+        range: IovaRange,
+        stops: bool,
         mut each: impl FnMut(&Visited) -> Flow,
     ) -> Result<(), IoptError> {
         let (format, root) = self.tree();
@@ -75,7 +95,8 @@ impl<F: IoFormat> IoPageTable<F> {
         }
         let range = IovaRange::between(range.start(), range.last().min(format.last()));
         let Some(range) = range else { return Ok(()) };
-        let mut visitor = Visitor { format, budget: Budget::new(tables, 0), each: &mut each };
+        let budget = Budget::new(tables, 0);
+        let mut visitor = Visitor { format, budget, stops, each: &mut each };
         visitor.table(tables, &root, 0, 0, range).map(drop)
     }
 }
@@ -83,6 +104,8 @@ impl<F: IoFormat> IoPageTable<F> {
 struct Visitor<'v, 'm, F, T, E> {
     format: F,
     budget: Budget<'m, T>,
+    /// Whether a pause can stop it.
+    stops: bool,
     each: &'v mut E,
 }
 
@@ -109,7 +132,7 @@ impl<F: IoFormat, T: IoTables, E: FnMut(&Visited) -> Flow> Visitor<'_, '_, F, T,
             if beyond || at > range.last().raw() {
                 break;
             }
-            if self.budget.spend(1, 0) == Flow::Stop {
+            if self.budget.spend(1, 0) == Flow::Stop && self.stops {
                 return Err(IoptError::Interrupted);
             }
             let raw = view.load(pinfold_arch::addr::index(place));

@@ -31,8 +31,10 @@ impl<'m> PinTable<'m> {
         let before = word.fetch_add(bytes, Ordering::Relaxed);
         // SeqCst: pairs with the one in `let_go`.
         fence(Ordering::SeqCst);
+        // The state first: while it is live with this count, the table stays as it is.
+        let state = self.state();
         let same = self.mapped_range() == Some(range);
-        let error = match self.state() {
+        let error = match state {
             State::Live if same && before.checked_add(bytes).is_some() => return Ok(range),
             // It was filled anew, or is mapped as often as can be counted.
             State::Live => TableError::InUse,

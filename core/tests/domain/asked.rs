@@ -75,7 +75,8 @@ fn what_comes_from_another_domain_is_not_finished() {
     let unmapped = step.step(&memory, &mut runs).unwrap().unwrap();
     drop(journal.take());
     let late = other.finish(&memory, unmapped).unwrap_err();
-    assert_eq!(late.error().kind(), ErrorKind::NotFlushed);
+    assert_eq!(late.error(), DomainError::OtherDomain);
+    assert_eq!(late.error().kind(), ErrorKind::InvalidArgument);
     assert_eq!((journal.take(), memory.used()), (vec![], used));
     assert_eq!((domain.table().unflushed(), other.table().unflushed()), (1, 0));
     domain.finish(&memory, late.unmapped).unwrap();

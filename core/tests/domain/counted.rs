@@ -152,6 +152,6 @@ fn more_than_was_mapped_does_not_come_out() {
     assert_eq!(error, DomainError::Pins(TableError::Empty));
     pin(&source, &pins, RW);
     let error = failed(domain.unmap_pins(&memory, iova(HUGE), &pins, &mut one));
-    assert_eq!(error, DomainError::Pins(TableError::Empty));
+    assert_eq!(error, DomainError::OtherMemory { at: iova(HUGE) });
     assert_eq!(unpinned(&source, &pins), 16);
 }

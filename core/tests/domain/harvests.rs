@@ -53,6 +53,9 @@ fn what_was_cleared_before_a_corrupt_entry_is_flushed() {
     top.store(1, u64::to_le(raw)).unwrap();
     let corrupt = DomainError::Table(IoptError::Corrupt { at: beyond, raw });
     assert_eq!(domain.start_tracking(&memory), Err(corrupt));
+    assert!(!domain.table().is_tracking());
+    top.store(1, 0).unwrap();
+    domain.start_tracking(&memory).unwrap();
     answers(&hardware, &devices, iova(0));
     assert_eq!(domain.take_dirty(&memory, range(0, 0x2000), |_| {}), Ok(0x1000));
     assert_eq!(corrupt.kind(), ErrorKind::Corrupt);

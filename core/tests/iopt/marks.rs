@@ -126,6 +126,9 @@ fn a_corrupt_entry_ends_it_and_what_was_cleared_is_said() {
     assert_eq!(harvest.flush, Some(range(0x1000, 0x3000)));
     let at = Iova::new(1 << 30);
     assert_eq!(harvest.ended, Some(IoptError::Corrupt { at, raw: 1 << 62 | 3 }));
+    assert!(!table.is_tracking());
+    top.store(1, 0).unwrap();
+    assert_eq!(table.start_tracking(&memory).unwrap().ended, None);
     // Nothing is taken where anything is wrong before it begins.
     write(&table, &memory, Iova::new(0x3000)).unwrap();
     let across = table.take_dirty(&memory, range(0x3000, 0x2000), |_| panic!("nothing"));

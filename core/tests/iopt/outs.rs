@@ -207,7 +207,7 @@ fn break_before_make() {
     let runs = [run(0x30_0000, 0x1000), run(0x40_0000, 0x1000)];
     let steps = scene.replaced(0, &runs, [0, 0x1000]);
     let (out, there) = ([None, None], [Some(0x30_0000), Some(0x40_0000)]);
-    assert_eq!(steps, [(Kept::Leaves, out), (Kept::Leaves, there)]);
+    assert_eq!(steps, [(Kept::Leaves, out), (Kept::Tables, there)]);
 }
 
 /// AMD's leaves of several entries: smaller ones come when the flush is over, and no neighbour is out meanwhile.
@@ -220,7 +220,7 @@ fn a_leaf_of_several_entries_is_out_before_smaller_ones_come() {
     let steps = scene.replaced(GROUP, &runs, places);
     let there = [Some(0x20_0000), Some(0x20_e000), Some(0x21_0000)];
     let neighbour = [None, None, Some(0x10_0000)];
-    assert_eq!(steps, [(Kept::Leaves, neighbour), (Kept::Leaves, there)]);
+    assert_eq!(steps, [(Kept::Leaves, neighbour), (Kept::Tables, there)]);
 }
 
 /// Part of a leaf of several entries is gone, or one has come where none can be: nothing of it is touched.
