@@ -94,6 +94,10 @@ fn small_tables_have_a_line_of_their_own() {
     let smmu = Smmu::stage1(Granule::Size4K, 40, 44).unwrap();
     let table = IoPageTable::new(smmu, &host).unwrap();
     assert_eq!((table.root().bytes(), &host.asked.lock().unwrap()[..]), (16, &[64][..]));
+    // And as much goes back.
+    let memory = TableMemory::new(1 << 20);
+    IoPageTable::new(smmu, &memory).unwrap().destroy(&memory).unwrap();
+    assert_eq!(memory.used(), 0);
 }
 
 /// Levels that were made before memory ran out go back.

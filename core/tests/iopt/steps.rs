@@ -231,3 +231,32 @@ fn giving_back_is_bounded() {
         paused(&host, "destroy", before);
     }
 }
+
+/// Each pause is told how far the call has come.
+#[test]
+fn pauses_know_how_far_it_is() {
+    for format in formats() {
+        let scene = Scene::new(format);
+        let far = |progress: &[(u64, u64)], what: &str| {
+            assert!(progress.iter().all(|(_, total)| *total == PAGES), "{what}, {format:?}");
+            let rises = progress.windows(2).all(|two| two[0].0 <= two[1].0);
+            let last = progress.last().unwrap().0;
+            assert!(rises && (PAGES - 2 * STEP..=PAGES).contains(&last), "{what}: {last}");
+        };
+        scene.map(2);
+        far(&scene.host.progress(), "map");
+        if scene.table.start_tracking(&scene.host).is_ok() {
+            scene.host.progress();
+            assert!(scene.table.dirty(&scene.host, scene.range(), |_| {}).is_ok());
+            // It looks for holes first.
+            let progress = scene.host.progress();
+            let (holes, marks) = progress.split_at(progress.len() / 2);
+            assert_eq!(holes, marks);
+            far(holes, "dirty");
+        }
+        let mut buffer = heapless::Vec::<UnmappedRun, 4096>::new();
+        let mut unmap = scene.table.unmap(&scene.host, scene.range()).unwrap();
+        unmap.step(&scene.host, &mut buffer).unwrap().unwrap().flushed(&scene.host);
+        far(&scene.host.progress(), "unmap");
+    }
+}

@@ -24,6 +24,8 @@ struct State {
     since: u64,
     most: u64,
     all: u64,
+    /// Pages done, and in all, where a pause knew.
+    progress: Vec<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,11 @@ impl Watched {
         (std::mem::take(&mut state.most), std::mem::take(&mut state.all))
     }
 
+    /// What pauses were told of since this was asked last: pages that were done, and all.
+    pub(crate) fn progress(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.state.lock().unwrap().progress)
+    }
+
     /// A device wrote to tables: what it wrote is in memory, and the CPU's caches know it.
     pub(crate) fn device_wrote(&self) {
         for (base, table) in &mut self.state.lock().unwrap().tables {
@@ -104,6 +111,10 @@ impl Wait for Watched {
 
     fn pause(&self, progress: Progress) -> Flow {
         self.look();
+        let (done, total) = (progress.done.raw(), progress.total.raw());
+        if total != 0 {
+            self.state.lock().unwrap().progress.push((done, total));
+        }
         self.memory.pause(progress)
     }
 }
