@@ -8,7 +8,11 @@ use pinfold_sim::tlb::Asked;
 use super::*;
 
 /// Unmaps a range as the domain does it, and releases it.
-pub(super) fn unmap(domain: &Domain<'_, Vtd>, memory: &TableMemory, range: IovaRange) {
+pub(super) fn unmap<F: IoFormat + std::fmt::Debug>(
+    domain: &Domain<'_, F>,
+    memory: &TableMemory,
+    range: IovaRange,
+) {
     let mut runs = Runs::new();
     let mut unmap = domain.table().unmap(memory, range).unwrap();
     while let Some(unmapped) = unmap.step(memory, &mut runs).unwrap() {

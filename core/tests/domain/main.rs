@@ -12,6 +12,8 @@ mod asked;
 mod counted;
 mod flushes;
 mod harvests;
+mod late;
+mod names;
 mod pins;
 mod timeouts;
 mod trims;
