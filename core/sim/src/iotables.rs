@@ -1,7 +1,7 @@
-//! Memory for the tables of IOMMUs: it may run out, and what was given back cannot be reached.
+//! Memory for the tables of IOMMUs: it may run out or be lost, and what was given back cannot be reached.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use pinfold::PhysAddr;
@@ -17,6 +17,9 @@ pub struct TableMemory {
     state: Mutex<State>,
     /// Allocations that succeed before one fails; none fails at `u64::MAX`.
     left: AtomicU64,
+    /// Views that are given before one is not, none at `u64::MAX`; and the most entries that one has.
+    views: AtomicU64,
+    most: AtomicUsize,
     /// Bytes that were said to be written, and calls that said so.
     written: AtomicU64,
     writes: AtomicU64,
@@ -49,6 +52,8 @@ impl TableMemory {
             pieces: (0..bytes.div_ceil(PIECE)).map(|_| OnceLock::new()).collect(),
             state: Mutex::default(),
             left: AtomicU64::new(u64::MAX),
+            views: AtomicU64::new(u64::MAX),
+            most: AtomicUsize::new(usize::MAX),
             written: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             step: AtomicU64::new(4096),
@@ -60,6 +65,16 @@ impl TableMemory {
     /// Lets so many allocations succeed, and all after them fail.
     pub fn fail_after(&self, allocations: u64) {
         self.left.store(allocations, Ordering::Relaxed);
+    }
+
+    /// Gives so many views, and then once says that no table is there.
+    pub fn lose_after(&self, views: u64) {
+        self.views.store(views, Ordering::Relaxed);
+    }
+
+    /// Gives no view more entries than this, whatever is asked for.
+    pub fn shorten_views(&self, entries: usize) {
+        self.most.store(entries, Ordering::Relaxed);
     }
 
     /// How many entries a call may handle between two pauses.
@@ -96,6 +111,11 @@ impl TableMemory {
 
 impl PhysMem for TableMemory {
     fn table(&self, base: PhysAddr, entries: usize) -> Option<TableView<'_>> {
+        if !takes_one(&self.views) {
+            self.lose_after(u64::MAX);
+            return None;
+        }
+        let entries = entries.min(self.most.load(Ordering::Relaxed));
         let at = base.raw().checked_sub(BASE)?;
         let bytes = entries as u64 * 8;
         let state = self.state.lock().ok()?;

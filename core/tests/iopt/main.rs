@@ -12,6 +12,7 @@ mod calls;
 mod defects;
 mod hosts;
 mod long;
+mod losses;
 mod marks;
 mod outs;
 mod said;
@@ -20,6 +21,7 @@ mod steps;
 mod threads;
 mod visits;
 mod watched;
+mod whole;
 mod world;
 
 /// Every format, in shapes that differ in levels, leaf sizes and marks.
