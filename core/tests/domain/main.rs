@@ -9,12 +9,15 @@ use pinfold_sim::TableMemory;
 use pinfold_sim::tlb::{AtsDevice, Fault, Iommu, Journal};
 
 mod asked;
+mod behind;
 mod counted;
 mod flushes;
 mod harvests;
+mod hosts;
 mod late;
 mod names;
 mod pins;
+mod stopped;
 mod timeouts;
 mod trims;
 
