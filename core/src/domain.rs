@@ -211,20 +211,20 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         Ok(TlbId { domain: self.own, name })
     }
 
-    /// Takes an IOMMU or a device out, when its root entries name other tables or block every access. It is
-    /// made to forget everything first.
+    /// Takes an IOMMU or a device out, when its root entries name other tables or block every access. All are
+    /// made to forget everything first: a device that is forgetting may ask its IOMMU again.
     ///
     /// # Errors
     /// [`DomainError::NotFlushed`]: it is still attached. [`DomainError::NotAttached`].
     pub fn detach(&mut self, id: TlbId) -> Result<(), DomainError> {
-        let range = self.aperture();
-        let named = |one: &Attached<'_>| one.name == id.name && self.own == id.domain;
-        let mut all = self.iommus.iter_mut().chain(&mut self.devices);
-        let place = all.find(|one| one.as_ref().is_some_and(named));
-        let place = place.ok_or(DomainError::NotAttached)?;
-        flush(place.iter().map(|one| one.tlb), range, Kept::Tables)
-            .map_err(|FlushError| DomainError::NotFlushed { range })?;
-        *place = None;
+        let own = self.own == id.domain;
+        let named = |one: &Option<Attached<'_>>| own && one.is_some_and(|one| one.name == id.name);
+        if !self.iommus.iter().chain(&self.devices).any(named) {
+            return Err(DomainError::NotAttached);
+        }
+        self.flush(self.aperture(), Kept::Tables)?;
+        let all = self.iommus.iter_mut().chain(&mut self.devices);
+        all.filter(|one| named(one)).for_each(|one| *one = None);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! Work between two pauses.
 
-use pinfold_arch::PageCount;
+use pinfold_arch::{IoTable, Iova, PageCount};
+
+use super::view;
 
 use crate::host::{Flow, IoTables, Progress, Step};
 
@@ -33,10 +35,11 @@ impl<'m, T: IoTables> Budget<'m, T> {
         Self { others: live.saturating_sub(1), ..Self::new(tables, 0) }
     }
 
-    /// Goes to another table; `false` if there are no more than were found.
-    pub(super) fn goes_on(&mut self) -> bool {
-        let left = self.others.checked_sub(1);
-        self.others = left.unwrap_or(0);
+    /// Goes to another table; `false` if it is outside memory or there are no more than were found.
+    pub(super) fn goes_to(&mut self, table: &IoTable) -> bool {
+        let there = view(self.tables, table, Iova::new(0)).is_ok();
+        let left = self.others.checked_sub(1).filter(|_| there);
+        self.others = left.unwrap_or(self.others);
         left.is_some()
     }
 

@@ -139,7 +139,7 @@ pub(super) fn tables_below<F: IoFormat, T: IoTables>(
         let raw = in_memory(format, view.load(place).unwrap_or(0));
         let next = match format.decode(table, raw) {
             IoEntry::Absent | IoEntry::Leaf(_) => continue,
-            IoEntry::Table(next, _) if next.shift < table.shift && budget.goes_on() => next,
+            IoEntry::Table(next, _) if next.shift < table.shift && budget.goes_to(&next) => next,
             IoEntry::Table(..) | IoEntry::Malformed => {
                 result = result.and(Err(IoptError::Corrupt { at, raw }));
                 continue;

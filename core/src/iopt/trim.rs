@@ -45,7 +45,7 @@ fn below<F: IoFormat, T: IoTables>(
         let next = match format.decode(table, raw) {
             IoEntry::Absent => continue,
             // Each step down is to a smaller table.
-            IoEntry::Table(next, _) if next.shift < table.shift && budget.goes_on() => next,
+            IoEntry::Table(next, _) if next.shift < table.shift && budget.goes_to(&next) => next,
             _ => {
                 empty = false;
                 continue;

@@ -102,8 +102,12 @@ fn tables_are_forgotten_where_roots_change() {
     domain.detach(ids[1]).unwrap();
     domain.detach(ids[3]).unwrap();
     let begin = Asked::Invalidate(all(&domain), Kept::Tables);
-    let of = |who| [(who, begin), (who, Asked::Complete)];
-    assert_eq!(journal.take(), [of("iommu 2"), of("device 2")].concat());
+    let of = |who: &[&'static str]| {
+        [begin, Asked::Complete].map(|what| who.iter().map(|who| (*who, what)).collect::<Vec<_>>())
+    };
+    let devices_of = of(&["device 1", "device 2"]).concat();
+    let order = [of(&["iommu 1", "iommu 2"]), of(&["iommu 1"])].map(|of| of.concat());
+    assert_eq!(journal.take(), order.map(|iommus| [iommus, devices_of.clone()].concat()).concat());
     // And so it stays away from tables that go back without it.
     unmap(&domain, &memory, all(&domain));
     for blocks in [hardware.iommus[1].access(iova(0), true), devices[1].access(iova(0), true)] {
