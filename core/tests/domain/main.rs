@@ -17,6 +17,7 @@ mod hosts;
 mod late;
 mod names;
 mod pins;
+mod random;
 mod stopped;
 mod timeouts;
 mod trims;

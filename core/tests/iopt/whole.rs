@@ -77,6 +77,28 @@ fn all_is_undone() {
     table.map(&memory, FIRST, whole(), RW, NONE).unwrap();
 }
 
+/// Stopped there, a replacement says that all was put.
+#[test]
+fn all_that_was_put_is_said() {
+    let memory = TableMemory::new(64 << 20);
+    memory.set_step(1);
+    made(&memory).map(&memory, FIRST, whole(), RW, NONE).unwrap();
+    let pauses = memory.pauses();
+    let memory = TableMemory::new(64 << 20);
+    memory.set_step(1);
+    let table = made(&memory);
+    memory.stop_after(pauses - memory.pauses() - 1);
+    let mut runs = heapless::Vec::<UnmappedRun, 1>::new();
+    let mut replace = table.replace(&memory, FIRST, whole(), RW, NONE).unwrap();
+    let put = replace.step(&memory, &mut runs).unwrap().unwrap();
+    assert_eq!((put.range(), put.bytes()), (IovaRange::ALL, 0));
+    put.flushed(&memory);
+    while let Some(rest) = replace.step(&memory, &mut runs).unwrap() {
+        rest.flushed(&memory);
+    }
+    assert_eq!(ends(&table, &memory), [Some(RW); 2]);
+}
+
 /// Who keeps that nothing was there is told of all, once.
 #[test]
 fn all_is_announced() {
