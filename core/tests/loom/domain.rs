@@ -28,7 +28,7 @@ impl Shared {
     fn new() -> Arc<Self> {
         let memory = Memory::new(true);
         let domain = Domain::new(IoPageTable::new(Tiny { levels: 1 }, &memory).unwrap());
-        let words = (0..12).map(|_| Word::new(0)).collect();
+        let words = (0..13).map(|_| Word::new(0)).collect();
         let shared = Self { words, source: Source::default(), memory, domain };
         let table = PinTable::new(&shared.words).unwrap();
         HostPins::new(PlainHost, &shared.source).pin(SpaceId(0), &table, &request(0, 1)).unwrap();
@@ -107,6 +107,49 @@ fn an_unpin_that_is_refused_is_in_nobodys_way() {
         assert!(!other.join().unwrap(), "pins went under a mapping");
         shared.unmap(0);
         assert_eq!((shared.table().mapped(), shared.table().stale()), (0, 0));
+        assert!(shared.unpin());
+    });
+}
+
+/// Who maps while another gives the pins back and pins more: what is mapped is what was counted, of one filling or of the
+/// other.
+#[test]
+fn what_is_mapped_is_what_is_counted() {
+    model(3, || {
+        let shared = Shared::new();
+        let other = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                let host = HostPins::new(PlainHost, &shared.source);
+                let refilled = shared.unpin();
+                refilled && host.pin(SpaceId(0), &shared.table(), &request(0, 2)).is_ok()
+            })
+        };
+        let mapped = shared.domain.map_pins(
+            &shared.memory,
+            Iova::new(0),
+            &shared.table(),
+            Access::all(),
+            IoFlags::empty(),
+        );
+        match mapped {
+            Ok(()) => {
+                let found = |page: u64| {
+                    let at = Iova::new(page << 12);
+                    let found = shared.domain.table().translate(&shared.memory, at).unwrap();
+                    found.map(|found| found.addr)
+                };
+                let leaves: Vec<_> = (0..2).filter_map(found).collect();
+                assert_eq!(leaves, shared.source.pinned());
+                assert_eq!((leaves.len() as u64) << 12, shared.table().mapped());
+                shared.unmap(0);
+            }
+            Err(PinsError::Domain(DomainError::Pins(TableError::InUse | TableError::Empty))) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let refilled = other.join().unwrap();
+        assert_eq!(shared.table().mapped(), 0);
+        assert_eq!(shared.source.pinned().len(), if refilled { 2 } else { 1 });
         assert!(shared.unpin());
     });
 }
