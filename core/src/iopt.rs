@@ -258,11 +258,12 @@ impl<F: IoFormat> IoPageTable<F> {
     /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody maps or unmaps meanwhile.
     ///
     /// # Errors
-    /// [`IoptError::Corrupt`] if a table is outside the host's memory or holds an entry that is malformed;
+    /// [`IoptError::Corrupt`] if a table is outside the host's memory or holds an entry that is malformed, or if
+    /// the top one is not aligned to its size;
     /// [`IoptError::Interrupted`] if `pause` said so.
     pub fn open<T: IoTables>(format: F, tables: &T, top: PhysAddr) -> Result<Self, IoptError> {
         let root = format.top(top);
-        if top.raw() & LEVELS != 0 {
+        if top.raw() & (tree::memory(&root) - 1) != 0 {
             return Err(IoptError::Corrupt { at: Iova::new(0), raw: top.raw() });
         }
         let mut live = 1;

@@ -12,7 +12,7 @@ use crate::sync::{Ordering, Word};
 
 /// Bytes of memory for a table: a line of a cache at least, so that nothing else is in it, and because a small
 /// top table of Arm's has to be aligned like that.
-fn memory(table: &IoTable) -> u64 {
+pub(super) fn memory(table: &IoTable) -> u64 {
     table.bytes().max(LINE as u64 * 8)
 }
 

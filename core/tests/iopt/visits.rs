@@ -121,7 +121,7 @@ fn what_was_opened_is_given_back() {
     let stopped = IoPageTable::open(format, &memory, root);
     assert_eq!(stopped.map(drop), Err(IoptError::Interrupted));
     memory.stop_after(u64::MAX);
-    let odd = IoPageTable::open(format, &memory, PhysAddr::new(root.raw() + 8));
+    let odd = IoPageTable::open(format, &memory, PhysAddr::new(root.raw() + 64));
     assert!(matches!(odd, Err(IoptError::Corrupt { .. })));
     let mut opened = IoPageTable::open(format, &memory, root).unwrap();
     assert_eq!((opened.tables(), memory.used()), (6, 6));
