@@ -135,7 +135,7 @@ fn full_tables_are_bounded() {
 #[test]
 fn replacing_is_bounded() {
     for format in formats() {
-        for (before, after) in LIES.into_iter().flat_map(|old| LIES.map(|new| (old, new))) {
+        for (before, after) in [(1, 2), (2, 1), (9, 2), (9, 9)] {
             let scene = Scene::new(format);
             scene.map(before);
             scene.bounded("map");
