@@ -333,7 +333,9 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         let flushed = match unmapped.is_of(&self.table) {
             false => Err(DomainError::OtherDomain),
             // The old top table may be among what was taken out.
-            true if self.outgrown => Err(DomainError::NotFlushed { range }),
+            true if self.outgrown && unmapped.has_tables() => {
+                Err(DomainError::NotFlushed { range })
+            }
             true => self.flush(range, unmapped.kept()),
         };
         match flushed {
@@ -428,8 +430,8 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     ///
     /// # Errors
     /// [`DomainError::Table`]; [`DomainError::NotFlushed`] if `retarget` or a flush fails: what was mapped
-    /// stays mapped under the old root and the new one. The call must be repeated: until it succeeds nothing
-    /// that is unmapped can be finished.
+    /// stays mapped under the old root and the new one. The call must be repeated, before anything is unmapped:
+    /// tables that go meanwhile cannot be flushed, and what holds them holds the domain too.
     pub fn grow<T: IoTables>(
         &mut self,
         tables: &T,

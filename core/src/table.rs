@@ -221,7 +221,7 @@ impl<'m> PinTable<'m> {
         (root.offset + root.len() <= self.words.len() as u64).then_some(geometry)
     }
 
-    /// The pinned range, or `None` while nothing is pinned.
+    /// The pinned range, or `None` while nothing is pinned, or while somebody tries to give the pins back.
     #[must_use]
     pub fn range(&self) -> Option<AddrRange> {
         if self.state() != State::Live {

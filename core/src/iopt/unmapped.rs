@@ -96,7 +96,12 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
     /// What is to be forgotten: entries that lead to tables have changed too, or only others.
     #[must_use]
     pub fn kept(&self) -> Kept {
-        if self.linked || !self.detached.is_empty() { Kept::Tables } else { Kept::Leaves }
+        if self.linked || self.has_tables() { Kept::Tables } else { Kept::Leaves }
+    }
+
+    /// Whether tables were taken out.
+    pub(crate) fn has_tables(&self) -> bool {
+        !self.detached.is_empty()
     }
 
     /// How many bytes were mapped.

@@ -1,11 +1,13 @@
 //! Somebody is late: what is owed to it stays until the call is repeated, and then nothing is missing.
 
-use pinfold::DomainError;
-use pinfold::domain::TlbId;
-use pinfold::host::FlushError;
+use pinfold::domain::{PinsError, TlbId};
+use pinfold::host::{FlushError, PlainHost, SpaceId};
+use pinfold::source::HostPins;
+use pinfold::{Dirtied, DomainError, PinRequest, PinTable};
 use pinfold_arch::{AmdVi, IoFormat};
 
 use super::flushes::{attached, made_with, unmap};
+use super::pins::{Source, pages, words};
 use super::*;
 
 /// Outside three levels.
@@ -109,6 +111,38 @@ fn nothing_is_finished_before_growth_has_come_to_its_end() {
         drop(unflushed);
         grown(grows, &memory, 3);
     }
+}
+
+/// Pins stay mapped until then, and are not stale for good: nothing is taken out that could not be given back. What
+/// takes no table with it is finished at any time.
+#[test]
+fn pins_come_out_when_growth_has_come_to_its_end() {
+    let (memory, journal) = (TableMemory::new(1 << 20), Journal::new());
+    let iommu = Iommu::new("iommu", &memory, &journal);
+    let (source, words) = (Source::new(&[(0x8_0000, 16)]), words(200));
+    let (host, pins) = (HostPins::new(PlainHost, &source), PinTable::new(&words).unwrap());
+    host.pin(SpaceId(0), &pins, &PinRequest::longterm(pages(16), RW)).unwrap();
+    let (mut domain, _, iommu) = growing(&memory, &journal, &iommu, 0);
+    domain.map_pins(&memory, iova(0), &pins, RW, NONE).unwrap();
+    domain.map(&memory, iova(HUGE), [run(0, 0x1000)], RW, NONE).unwrap();
+    unmap(&domain, &memory, range(HUGE, 0x1000));
+    let mut runs = Runs::new();
+    match domain.unmap_pins(&memory, iova(0), &pins, &mut runs) {
+        Err(PinsError::Domain(error)) => {
+            assert_eq!(error, DomainError::NotFlushed { range: range(0, 16 << 12) });
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((pins.mapped(), pins.stale()), (16 << 12, 0));
+    assert!(host.unpin(&pins, Dirtied::No).is_err());
+    let retarget = |format, root| {
+        iommu.enter(format, root);
+        Ok::<(), FlushError>(())
+    };
+    domain.grow(&memory, BEYOND, retarget).unwrap();
+    domain.unmap_pins(&memory, iova(0), &pins, &mut runs).unwrap();
+    host.unpin(&pins, Dirtied::No).unwrap();
+    assert_eq!((domain.table().unflushed(), source.written()), (0, 16));
 }
 
 /// What a late trim has taken out goes back with the next one, or in the end.
