@@ -68,8 +68,10 @@ pub struct Domain<'d, F, const N: usize = 8> {
     outgrown: bool,
     /// Tables that were taken out while somebody did not say that it has forgotten them.
     owed: Option<Removed<F>>,
-    /// Whether somebody may keep leaves whose marks were taken away: 1 or 0.
+    /// How often somebody may have kept leaves whose marks were taken away, and how many of these times have
+    /// been made up for; too few is a flush too many.
     unmarked: Word,
+    made_up: Word,
 }
 
 /// One of a domain, and the name that only it ever has there.
@@ -100,8 +102,8 @@ impl<F: fmt::Debug, const N: usize> fmt::Debug for Domain<'_, F, N> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DomainError {
-    /// The tables refused. Nothing has changed and nobody keeps anything of it, but where the call or the error says
-    /// otherwise.
+    /// The tables refused. Nothing has changed and nobody keeps anything of it, but where the call or the
+    /// error says otherwise.
     #[error(transparent)]
     Table(#[from] IoptError),
     /// The pin table refused; nothing has changed.
@@ -120,6 +122,10 @@ pub enum DomainError {
         /// The range.
         range: IovaRange,
     },
+    /// Somebody may still walk from an old top table: [`Domain::grow`] has to be repeated first. Nothing has
+    /// changed.
+    #[error("the root entries do not name the new top table")]
+    Outgrown,
     /// The domain has no room for another one.
     #[error("no room for another IOMMU or device")]
     Full,
@@ -145,7 +151,7 @@ impl DomainError {
                 ErrorKind::InvalidArgument
             }
             Self::StillAttached => ErrorKind::Busy,
-            Self::NotFlushed { .. } => ErrorKind::NotFlushed,
+            Self::NotFlushed { .. } | Self::Outgrown => ErrorKind::NotFlushed,
             Self::Full => ErrorKind::NoSpace,
         }
     }
@@ -162,7 +168,7 @@ pub struct Unflushed<'t, 'b, F> {
 }
 
 impl<F> Unflushed<'_, '_, F> {
-    /// Why: [`DomainError::NotFlushed`] or [`DomainError::OtherDomain`].
+    /// Why: [`DomainError::NotFlushed`], [`DomainError::Outgrown`] or [`DomainError::OtherDomain`].
     #[must_use]
     pub const fn error(&self) -> DomainError {
         self.error
@@ -183,6 +189,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
             outgrown: false,
             owed: None,
             unmarked: Word::new(0),
+            made_up: Word::new(0),
         }
     }
 
@@ -329,14 +336,11 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         tables: &T,
         unmapped: Unmapped<'t, 'b, F>,
     ) -> Result<Quiesced<'b>, Unflushed<'t, 'b, F>> {
-        let range = unmapped.range();
         let flushed = match unmapped.is_of(&self.table) {
             false => Err(DomainError::OtherDomain),
             // The old top table may be among what was taken out.
-            true if self.outgrown && unmapped.has_tables() => {
-                Err(DomainError::NotFlushed { range })
-            }
-            true => self.flush(range, unmapped.kept()),
+            true if self.outgrown && unmapped.has_tables() => Err(DomainError::Outgrown),
+            true => self.flush(unmapped.range(), unmapped.kept()),
         };
         match flushed {
             Ok(()) => Ok(unmapped.flushed(tables)),
@@ -352,10 +356,11 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// # Errors
     /// [`DomainError::NotFlushed`]: the tables are out, and go back with the next call of this or of
     /// [`destroy`](Self::destroy). [`DomainError::Table`] if somebody has written to one of them.
+    /// [`DomainError::Outgrown`].
     pub fn trim<T: IoTables>(&mut self, tables: &T) -> Result<(), DomainError> {
         let range = self.aperture();
         if self.outgrown {
-            return Err(DomainError::NotFlushed { range });
+            return Err(DomainError::Outgrown);
         }
         if self.owed.is_some() {
             self.flush(range, Kept::Tables)?;
@@ -389,21 +394,12 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         range: IovaRange,
         each: impl FnMut(IovaRange),
     ) -> Result<u64, DomainError> {
-        // What could not be flushed the last time.
-        if self.unmarked.load(Ordering::Acquire) != 0 {
-            self.unmarked.store(0, Ordering::Relaxed);
-            self.marks_gone(self.aperture())?;
+        let unmarked = self.unmarked.load(Ordering::Acquire);
+        if self.made_up.load(Ordering::Acquire) != unmarked {
+            self.flush(self.aperture(), Kept::Leaves)?;
+            self.made_up.store(unmarked, Ordering::Release);
         }
         self.harvested(self.table.take_dirty(tables, range, each)?)
-    }
-
-    /// Makes everybody forget leaves whose marks were taken away.
-    fn marks_gone(&self, range: IovaRange) -> Result<(), DomainError> {
-        let flushed = self.flush(range, Kept::Leaves);
-        if flushed.is_err() {
-            self.unmarked.store(1, Ordering::Release);
-        }
-        flushed
     }
 
     /// Begins to keep track of pages that devices write to: [`IoPageTable::start_tracking`] and its flush.
@@ -418,7 +414,11 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     }
 
     fn harvested(&self, harvest: Harvest) -> Result<u64, DomainError> {
-        harvest.flush.map_or(Ok(()), |range| self.marks_gone(range))?;
+        let flushed = harvest.flush.map_or(Ok(()), |range| self.flush(range, Kept::Leaves));
+        if flushed.is_err() {
+            self.unmarked.fetch_add(1, Ordering::Release);
+        }
+        flushed?;
         harvest.ended.map_or(Ok(harvest.dirty), |error| Err(error.into()))
     }
 

@@ -151,8 +151,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
     /// # Errors
     /// [`DomainError::Pins`] if the table is empty, [`DomainError::OtherMemory`] if something else is mapped
     /// there, [`DomainError::Table`]: nothing has changed, but where the tables became corrupt meanwhile.
-    /// [`PinsError::NotFlushed`]. [`DomainError::NotFlushed`] if [`grow`](Self::grow) has to be repeated first:
-    /// nothing has changed. It is no error if nothing is mapped any more.
+    /// [`PinsError::NotFlushed`]. [`DomainError::Outgrown`]. It is no error if nothing is mapped any more.
     pub fn unmap_pins<'t, 'p, T: IoTables>(
         &'t self,
         tables: &T,
@@ -166,7 +165,7 @@ impl<F: IoFormat, const N: usize> Domain<'_, F, N> {
         let range = IovaRange::new(start, bytes).map_err(|_| DomainError::from(outside))?;
         if self.outgrown {
             // What it would take out could not be given back, and the pins would be stale for good.
-            return Err(DomainError::NotFlushed { range }.into());
+            return Err(DomainError::Outgrown.into());
         }
         let mut unmap = self.table.unmap(tables, range).map_err(DomainError::from)?;
         if self.maps(tables, range, held, pins)? > pins.mapped() {
