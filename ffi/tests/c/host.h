@@ -40,6 +40,8 @@
 #define SPACE UINT64_C(0xfeedface12345678)
 #define HOLDER 77u
 #define ACCOUNT 99u
+/* Words of a table in front of its entries. */
+#define HEADER_WORDS 11u
 
 enum misdeed { HONEST, SHORT, TOO_MANY, WRAPS, TOO_HIGH, NO_PAGES, NO_FOLIO, NO_ORDER, SAYS, SAYS_AFTER,
                IGNORES };

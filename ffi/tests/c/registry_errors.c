@@ -232,7 +232,7 @@ static void others(void)
 /* Table memory that somebody wrote over is noticed: nothing is lost, or no more than its entries say. */
 static void corrupt(void)
 {
-    enum { STATE = 2, ROOT = 9 };
+    enum { STATE = 2, ROOT = HEADER_WORDS };
     struct pinfold_region_desc desc = region(0, 4, arena.tables[0], 100);
     struct pinfold_registered said = {.size = sizeof said};
     struct pinfold_region_info info = {.size = sizeof info};

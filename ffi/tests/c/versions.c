@@ -82,7 +82,7 @@ int main(void)
     struct pinfold_region_desc desc = region(0, 4, table, 100);
     desc.size = offsetof(struct pinfold_region_desc, table);
     CHECK_STATUS(pinfold_region_register(engine, &desc, &id, &need), PINFOLD_ERR_NO_SPACE);
-    CHECK(need == 13);
+    CHECK(need == HEADER_WORDS + 4);
     CHECK_STATUS(pinfold_engine_fini(engine), PINFOLD_OK);
     check_clean(&host);
     return 0;
