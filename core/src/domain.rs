@@ -44,7 +44,9 @@ use pinfold_arch::{Access, IoFlags, IoFormat, IoTable, Iova};
 
 use crate::error::ErrorKind;
 use crate::host::{FlushError, IoTables, IoTlb, Kept};
-use crate::iopt::{Harvest, IoPageTable, IoRun, IoptError, MapFailed, Quiesced, Removed, Unmapped};
+use crate::iopt::{
+    Harvest, IoPageTable, IoRun, IoptError, MapFailed, OfDomain, Quiesced, Removed, Unmapped,
+};
 use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
 use crate::table::TableError;
@@ -57,7 +59,7 @@ pub use pins::{PinsError, Stale};
 ///
 /// Attaching and detaching take the domain for themselves: nobody maps or unmaps meanwhile.
 pub struct Domain<'d, F, const N: usize = 8> {
-    table: IoPageTable<F>,
+    table: IoPageTable<F, OfDomain>,
     iommus: [Option<Attached<'d>>; N],
     devices: [Option<Attached<'d>>; N],
     /// What tells its names from those of other domains: where its first table is.
@@ -163,7 +165,7 @@ impl DomainError {
 #[must_use = "the memory may not be released before this is finished"]
 pub struct Unflushed<'t, 'b, F> {
     /// What was unmapped.
-    pub unmapped: Unmapped<'t, 'b, F>,
+    pub unmapped: Unmapped<'t, 'b, F, OfDomain>,
     error: DomainError,
 }
 
@@ -181,7 +183,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     pub fn new(table: IoPageTable<F>) -> Self {
         let own = table.root().base.raw();
         Self {
-            table,
+            table: table.of_domain(),
             iommus: [None; N],
             devices: [None; N],
             own,
@@ -193,10 +195,11 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         }
     }
 
-    /// The tables. What [`map_pins`](Self::map_pins) has mapped goes by [`unmap_pins`](Self::unmap_pins) alone:
-    /// taken out or replaced here, its pins count as mapped for good.
+    /// The tables: to look at, to [split](IoPageTable::split), and to [unmap](IoPageTable::unmap) or
+    /// [replace](IoPageTable::replace) by [`finish`](Self::finish). What [`map_pins`](Self::map_pins) has mapped
+    /// goes by [`unmap_pins`](Self::unmap_pins) alone: taken out or replaced here, its pins count as mapped for good.
     #[must_use]
-    pub const fn table(&self) -> &IoPageTable<F> {
+    pub const fn table(&self) -> &IoPageTable<F, OfDomain> {
         &self.table
     }
 
@@ -334,7 +337,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     pub fn finish<'t, 'b, T: IoTables>(
         &self,
         tables: &T,
-        unmapped: Unmapped<'t, 'b, F>,
+        unmapped: Unmapped<'t, 'b, F, OfDomain>,
     ) -> Result<Quiesced<'b>, Unflushed<'t, 'b, F>> {
         let flushed = match unmapped.is_of(&self.table) {
             false => Err(DomainError::OtherDomain),
@@ -343,7 +346,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
             true => self.flush(unmapped.range(), unmapped.kept()),
         };
         match flushed {
-            Ok(()) => Ok(unmapped.flushed(tables)),
+            Ok(()) => Ok(unmapped.quiesced(tables)),
             Err(error) => Err(Unflushed { unmapped, error }),
         }
     }
@@ -399,7 +402,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
             self.flush(self.aperture(), Kept::Leaves)?;
             self.made_up.store(unmarked, Ordering::Release);
         }
-        self.harvested(self.table.take_dirty(tables, range, each)?)
+        self.harvested(self.table.take_marks(tables, range, each)?)
     }
 
     /// Begins to keep track of pages that devices write to: [`IoPageTable::start_tracking`] and its flush.
@@ -410,7 +413,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
     /// # Errors
     /// As [`take_dirty`](Self::take_dirty).
     pub fn start_tracking<T: IoTables>(&self, tables: &T) -> Result<(), DomainError> {
-        self.harvested(self.table.start_tracking(tables)?).map(drop)
+        self.harvested(self.table.clear_marks(tables)?).map(drop)
     }
 
     fn harvested(&self, harvest: Harvest) -> Result<u64, DomainError> {
@@ -438,7 +441,7 @@ impl<'d, F: IoFormat, const N: usize> Domain<'d, F, N> {
         last: Iova,
         retarget: impl FnOnce(F, IoTable) -> Result<(), FlushError>,
     ) -> Result<(), DomainError> {
-        self.table.grow(tables, last)?;
+        self.table.grow_to(tables, last)?;
         let range = self.aperture();
         self.outgrown = true;
         let told = retarget(self.table.format(), self.table.root());

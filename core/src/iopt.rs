@@ -33,6 +33,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use core::marker::PhantomData;
+
 use pinfold_arch::addr::index;
 use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{
@@ -108,9 +110,10 @@ pub struct IoTranslation {
     pub flags: IoFlags,
 }
 
-/// The tables of one device address space.
+/// The tables of one device address space. `O` says who flushes, and so may say that it was done:
+/// [`OfCaller`] or [`OfDomain`].
 #[derive(Debug)]
-pub struct IoPageTable<F> {
+pub struct IoPageTable<F, O = OfCaller> {
     /// With as many levels as at the beginning.
     format: F,
     /// Where the top table is, with the number of levels in the low bits: whoever reads one has the other,
@@ -127,7 +130,16 @@ pub struct IoPageTable<F> {
     /// Whether it is asked which pages were written: 1 or 0. Written by who starts and stops that, which
     /// devices and unmapping callers need not see at once.
     tracking: Word,
+    owner: PhantomData<O>,
 }
+
+/// Whose caller flushes, and says so: [`Unmapped::flushed`].
+#[derive(Clone, Copy, Debug)]
+pub enum OfCaller {}
+
+/// Which a [`Domain`](crate::Domain) has: it flushes, and tells of what is mapped.
+#[derive(Clone, Copy, Debug)]
+pub enum OfDomain {}
 
 /// Bits of the root's word that say how many levels there are.
 const LEVELS: u64 = 7;
@@ -275,9 +287,33 @@ impl<F: IoFormat> IoPageTable<F> {
     fn with_root(format: F, top: PhysAddr, live: Word) -> Self {
         let root = Word::new(top.raw() | u64::from(format.levels()));
         let [unflushed, linking, tracking] = [0; 3].map(Word::new);
-        Self { format, root, live, unflushed, linking, tracking }
+        Self { format, root, live, unflushed, linking, tracking, owner: PhantomData }
     }
 
+    /// The same tables, which a domain has from now on.
+    pub(crate) fn of_domain(self) -> IoPageTable<F, OfDomain> {
+        let Self { format, root, live, unflushed, linking, tracking, owner: _ } = self;
+        IoPageTable { format, root, live, unflushed, linking, tracking, owner: PhantomData }
+    }
+
+    /// Adds levels until `last` is translated, as few as it takes; none if it is already. What is mapped stays
+    /// where it is. A device uses the new tables when its root entry names [`root`](Self::root) with
+    /// [`format`](Self::format), and until then it finds below the old top table what is there.
+    ///
+    /// # Context
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause), which cannot stop it. Others map, unmap and
+    /// translate meanwhile; but nobody trims or unmaps all that the old top table maps before every root
+    /// entry is written and the IOMMU has forgotten the old ones.
+    ///
+    /// # Errors
+    /// [`IoptError::OutsideAperture`] if the format has no more levels, [`IoptError::NoMemory`],
+    /// [`IoptError::Corrupt`] as in [`new`](Self::new). Nothing has changed.
+    pub fn grow<T: IoTables>(&self, tables: &T, last: Iova) -> Result<(), IoptError> {
+        self.grow_to(tables, last)
+    }
+}
+
+impl<F: IoFormat, O> IoPageTable<F, O> {
     /// The format and the top table, of one moment.
     fn tree(&self) -> (F, IoTable) {
         self.tree_of(self.root.load(Ordering::Acquire))
@@ -314,19 +350,8 @@ impl<F: IoFormat> IoPageTable<F> {
         self.unflushed.load(Ordering::Relaxed)
     }
 
-    /// Adds levels until `last` is translated, as few as it takes; none if it is already. What is mapped stays
-    /// where it is. A device uses the new tables when its root entry names [`root`](Self::root) with
-    /// [`format`](Self::format), and until then it finds below the old top table what is there.
-    ///
-    /// # Context
-    /// Any, but for [`Wait::pause`](crate::host::Wait::pause), which cannot stop it. Others map, unmap and
-    /// translate meanwhile; but nobody trims or unmaps all that the old top table maps before every root
-    /// entry is written and the IOMMU has forgotten the old ones.
-    ///
-    /// # Errors
-    /// [`IoptError::OutsideAperture`] if the format has no more levels, [`IoptError::NoMemory`],
-    /// [`IoptError::Corrupt`] as in [`new`](Self::new). Nothing has changed.
-    pub fn grow<T: IoTables>(&self, tables: &T, last: Iova) -> Result<(), IoptError> {
+    /// Adds levels until `last` is translated.
+    pub(crate) fn grow_to<T: IoTables>(&self, tables: &T, last: Iova) -> Result<(), IoptError> {
         loop {
             let raw = self.root.load(Ordering::Acquire);
             let tree = self.tree_of(raw);

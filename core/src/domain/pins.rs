@@ -12,7 +12,7 @@ use pinfold_arch::{
 use super::{Domain, DomainError, Unflushed};
 use crate::error::ErrorKind;
 use crate::host::{Flow, IoTables};
-use crate::iopt::{Budget, IoRun, IoptError, Unmapped, UnmappedRun};
+use crate::iopt::{Budget, IoRun, IoptError, OfDomain, Unmapped, UnmappedRun};
 use crate::iova::IovaRange;
 use crate::table::{PinTable, Run, Runs, TableError};
 
@@ -22,7 +22,7 @@ use crate::table::{PinTable, Run, Runs, TableError};
 pub struct Stale<'t, 'p, F> {
     pins: PinTable<'p>,
     bytes: u64,
-    unmapped: Unmapped<'t, 'static, F>,
+    unmapped: Unmapped<'t, 'static, F, OfDomain>,
 }
 
 impl<F> fmt::Debug for Stale<'_, '_, F> {
@@ -248,7 +248,7 @@ impl<'t, 'p, F: IoFormat> Stale<'t, 'p, F> {
         tables: &T,
         pins: PinTable<'p>,
         (first, start): (VirtAddr, Iova),
-        unmapped: Unmapped<'t, '_, F>,
+        unmapped: Unmapped<'t, '_, F, OfDomain>,
     ) -> Self {
         let bytes = unmapped.bytes();
         for run in unmapped.runs().iter().filter(|run| run.writable) {

@@ -81,6 +81,29 @@ impl<F: IoFormat> IoPageTable<F> {
     /// # Errors
     /// [`IoptError::NoMarks`] if the format keeps none. It is off again if it [ended](Harvest::ended) early.
     pub fn start_tracking<T: IoTables>(&self, tables: &T) -> Result<Harvest, IoptError> {
+        self.clear_marks(tables)
+    }
+
+    /// [`dirty`](Self::dirty), and takes the marks away.
+    ///
+    /// # Context
+    /// As [`dirty`](Self::dirty).
+    ///
+    /// # Errors
+    /// As [`dirty`](Self::dirty).
+    pub fn take_dirty<T: IoTables>(
+        &self,
+        tables: &T,
+        range: IovaRange,
+        each: impl FnMut(IovaRange),
+    ) -> Result<Harvest, IoptError> {
+        self.take_marks(tables, range, each)
+    }
+}
+
+impl<F: IoFormat, O> IoPageTable<F, O> {
+    /// Clears all marks, and begins to keep track.
+    pub(crate) fn clear_marks<T: IoTables>(&self, tables: &T) -> Result<Harvest, IoptError> {
         if self.format().volatile_bits() == 0 {
             return Err(IoptError::NoMarks);
         }
@@ -123,14 +146,8 @@ impl<F: IoFormat> IoPageTable<F> {
         Ok(self.marks(tables, range, Marks::Stay, each))
     }
 
-    /// The same, and takes the marks away.
-    ///
-    /// # Context
-    /// As [`dirty`](Self::dirty).
-    ///
-    /// # Errors
-    /// As [`dirty`](Self::dirty).
-    pub fn take_dirty<T: IoTables>(
+    /// Hands out each page that was written, and takes the marks away.
+    pub(crate) fn take_marks<T: IoTables>(
         &self,
         tables: &T,
         range: IovaRange,

@@ -48,8 +48,10 @@ impl<F: IoFormat> IoPageTable<F> {
         let mapped = self.map_or_undo(tables, start, runs, access, flags);
         mapped.map(drop).map_err(|failed| failed.error)
     }
+}
 
-    /// The same, and says what was mapped; after an error, what had been until then.
+impl<F: IoFormat, O> IoPageTable<F, O> {
+    /// Maps runs, and says what was mapped; after an error, what had been until then.
     pub(crate) fn map_or_undo<T, R>(
         &self,
         tables: &T,
@@ -161,8 +163,8 @@ pub(super) struct Writer<'m, F: IoFormat, T: IoTables> {
 
 impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
     /// Maps in a range.
-    pub(super) fn new(
-        table: &'m IoPageTable<F>,
+    pub(super) fn new<O>(
+        table: &'m IoPageTable<F, O>,
         tree: (F, IoTable),
         tables: &'m T,
         range: IovaRange,

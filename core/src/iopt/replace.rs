@@ -10,7 +10,7 @@ use super::leaves::{Grant, Leaves, Pages};
 use super::map::{Met, Writer, check, largest};
 use super::unmap::{self, Taken, Taker};
 use super::unmapped::{Detached, join};
-use super::{IoPageTable, IoRun, IoptError, Unmapped, UnmappedRun, entry, split};
+use super::{IoPageTable, IoRun, IoptError, OfCaller, Unmapped, UnmappedRun, entry, split};
 use crate::host::{Flow, IoTables};
 use crate::iova::IovaRange;
 
@@ -19,8 +19,8 @@ use crate::iova::IovaRange;
 /// unmaps there.
 #[derive(Debug)]
 #[must_use = "nothing is mapped before `step` is called"]
-pub struct Replace<'t, F, R> {
-    table: &'t IoPageTable<F>,
+pub struct Replace<'t, F, R, O = OfCaller> {
+    table: &'t IoPageTable<F, O>,
     runs: R,
     /// What is left of the run that it stands in.
     run: IoRun,
@@ -30,7 +30,7 @@ pub struct Replace<'t, F, R> {
     at: Option<u64>,
 }
 
-impl<F: IoFormat> IoPageTable<F> {
+impl<F: IoFormat, O> IoPageTable<F, O> {
     /// Begins to map runs as [`map`](Self::map) does, in place of what is mapped there: with as many calls of
     /// [`Replace::step`] as it takes.
     ///
@@ -53,7 +53,7 @@ impl<F: IoFormat> IoPageTable<F> {
         runs: R,
         access: Access,
         flags: IoFlags,
-    ) -> Result<Replace<'_, F, R::IntoIter>, IoptError>
+    ) -> Result<Replace<'_, F, R::IntoIter, O>, IoptError>
     where
         T: IoTables,
         R: IntoIterator<Item: Borrow<IoRun>, IntoIter: Clone>,
@@ -73,7 +73,7 @@ impl<F: IoFormat> IoPageTable<F> {
     }
 }
 
-impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
+impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>, O> Replace<'t, F, R, O> {
     /// Maps as much as it takes to fill `runs`, which is emptied before, with what was mapped there, in
     /// order of device addresses, with neighbours joined. `None` when nothing is left. It also ends early
     /// where [`Wait::pause`](crate::host::Wait::pause) says so. What it hands out must be gone before the
@@ -90,7 +90,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>> Replace<'t, F, R> {
         &'s mut self,
         tables: &T,
         runs: &'b mut heapless::vec::VecView<UnmappedRun>,
-    ) -> Result<Option<Unmapped<'s, 'b, F>>, IoptError> {
+    ) -> Result<Option<Unmapped<'s, 'b, F, O>>, IoptError> {
         runs.clear();
         let Some(from) = self.at else { return Ok(None) };
         if runs.capacity() == 0 {

@@ -10,7 +10,7 @@ use crate::host::{IoTables, TableView};
 use crate::iova::IovaRange;
 use crate::sync::{Word, tries};
 
-impl<F: IoFormat> IoPageTable<F> {
+impl<F: IoFormat, O> IoPageTable<F, O> {
     /// Splits the leaves that reach over an end of a range, until none does. What is mapped, and where to,
     /// is the same at every moment; so a TLB need not forget it.
     ///

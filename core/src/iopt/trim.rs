@@ -10,12 +10,12 @@ use super::{IoPageTable, view};
 use crate::host::IoTables;
 use crate::iova::IovaRange;
 
-impl<F: IoFormat> IoPageTable<F> {
+impl<F: IoFormat, O> IoPageTable<F, O> {
     /// Takes the tables out that map nothing, but for the top one. What is corrupt stays.
     ///
     /// # Context
     /// Any, but for [`Wait::pause`](crate::host::Wait::pause). Nobody else maps or unmaps meanwhile.
-    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Unmapped<'_, 'static, F> {
+    pub fn trim<T: IoTables>(&mut self, tables: &T) -> Unmapped<'_, 'static, F, O> {
         let mut detached = Detached::default();
         let (format, root) = self.tree();
         let mut budget = Budget::for_all(tables, self.tables());

@@ -7,7 +7,7 @@ use super::budget::Budget;
 use super::cursor::Cursor;
 use super::entry::{self, LINE};
 use super::unmapped::{Detached, Unmapped, join};
-use super::{IoPageTable, IoptError, UnmappedRun};
+use super::{IoPageTable, IoptError, OfCaller, UnmappedRun};
 use crate::host::{Flow, IoTables};
 use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
@@ -16,14 +16,14 @@ use crate::sync::{Ordering, Word};
 /// belongs to this value until [`step`](Self::step) says that nothing is left: nobody maps anything there.
 #[derive(Debug)]
 #[must_use = "nothing is unmapped before `step` is called"]
-pub struct Unmap<'t, F> {
-    table: &'t IoPageTable<F>,
+pub struct Unmap<'t, F, O = OfCaller> {
+    table: &'t IoPageTable<F, O>,
     range: IovaRange,
     /// What comes next; `None` behind the end.
     at: Option<u64>,
 }
 
-impl<F: IoFormat> IoPageTable<F> {
+impl<F: IoFormat, O> IoPageTable<F, O> {
     /// Begins to unmap a range: with as many calls of [`Unmap::step`] as it takes. Holes in it are
     /// passed over.
     ///
@@ -38,7 +38,7 @@ impl<F: IoFormat> IoPageTable<F> {
         &self,
         tables: &T,
         range: IovaRange,
-    ) -> Result<Unmap<'_, F>, IoptError> {
+    ) -> Result<Unmap<'_, F, O>, IoptError> {
         self.aligned(range)?;
         match self.cut(tables, range)? {
             Some((at, shift)) => Err(IoptError::InsideLeaf { at, shift }),
@@ -67,7 +67,7 @@ impl<F: IoFormat> IoPageTable<F> {
     }
 }
 
-impl<'t, F: IoFormat> Unmap<'t, F> {
+impl<'t, F: IoFormat, O> Unmap<'t, F, O> {
     /// Unmaps as much of what is left as fits `runs`, which is emptied before: the memory that was mapped, in
     /// order of device addresses, with neighbours joined. `None` when nothing is left. It also ends early where
     /// [`Wait::pause`](crate::host::Wait::pause) says so.
@@ -82,7 +82,7 @@ impl<'t, F: IoFormat> Unmap<'t, F> {
         &mut self,
         tables: &T,
         runs: &'b mut heapless::vec::VecView<UnmappedRun>,
-    ) -> Result<Option<Unmapped<'t, 'b, F>>, IoptError> {
+    ) -> Result<Option<Unmapped<'t, 'b, F, O>>, IoptError> {
         runs.clear();
         let Some(from) = self.at else { return Ok(None) };
         if runs.capacity() == 0 {
@@ -133,8 +133,8 @@ pub(super) struct Taker<'m, F: IoFormat, T: IoTables> {
 }
 
 impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
-    pub(super) fn new(
-        table: &IoPageTable<F>,
+    pub(super) fn new<O>(
+        table: &IoPageTable<F, O>,
         tree: (F, IoTable),
         tables: &'m T,
         range: IovaRange,

@@ -6,7 +6,7 @@ use pinfold_arch::{IoEntry, IoFormat, IoTable, Iova, PhysAddr};
 use super::budget::Budget;
 use super::entry::{absent, in_memory};
 use super::tree::release;
-use super::{IoPageTable, IoptError, UnmappedRun, view};
+use super::{IoPageTable, IoptError, OfCaller, UnmappedRun, view};
 use crate::host::{IoTables, Kept, TableView};
 use crate::iova::IovaRange;
 use crate::sync::{Ordering, Word};
@@ -30,8 +30,8 @@ use crate::sync::{Ordering, Word};
 /// them back, and is counted: [`IoPageTable::unflushed`].
 #[derive(Debug)]
 #[must_use = "the IOMMU must be flushed, and then tables go back to the host"]
-pub struct Unmapped<'t, 'b, F> {
-    table: &'t IoPageTable<F>,
+pub struct Unmapped<'t, 'b, F, O = OfCaller> {
+    table: &'t IoPageTable<F, O>,
     range: IovaRange,
     /// The top table when they were taken out, which says what tables of which level look like.
     tree: (F, IoTable),
@@ -65,9 +65,9 @@ impl<'b> Quiesced<'b> {
     }
 }
 
-impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
+impl<'t, 'b, F: IoFormat, O> Unmapped<'t, 'b, F, O> {
     pub(super) fn new(
-        table: &'t IoPageTable<F>,
+        table: &'t IoPageTable<F, O>,
         range: IovaRange,
         tree: (F, IoTable),
         (detached, linked): (Detached, bool),
@@ -78,12 +78,15 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
     }
 
     /// What could be mapped in a range of these tables for a while.
-    pub(crate) fn nothing(table: &'t IoPageTable<F>, range: IovaRange) -> Unmapped<'t, 'static, F> {
+    pub(crate) fn nothing(
+        table: &'t IoPageTable<F, O>,
+        range: IovaRange,
+    ) -> Unmapped<'t, 'static, F, O> {
         Unmapped::new(table, range, table.tree(), (Detached::default(), false), &[])
     }
 
     /// Whether it comes from these tables.
-    pub(crate) fn is_of(&self, table: &IoPageTable<F>) -> bool {
+    pub(crate) fn is_of(&self, table: &IoPageTable<F, O>) -> bool {
         core::ptr::eq(self.table, table)
     }
 
@@ -116,17 +119,13 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
     }
 
     /// The same without the memory.
-    pub(crate) fn without_runs(self) -> Unmapped<'t, 'static, F> {
+    pub(crate) fn without_runs(self) -> Unmapped<'t, 'static, F, O> {
         let Self { table, range, tree, detached, linked, .. } = self;
         Unmapped { table, range, tree, detached, linked, runs: &[] }
     }
 
-    /// Says that every IOMMU and every device that could have kept a translation of the range has
-    /// forgotten it. Tables that were taken out go back to the host, and what was mapped may be released.
-    ///
-    /// # Context
-    /// Any, but for [`Wait::pause`](crate::host::Wait::pause).
-    pub fn flushed<T: IoTables>(self, tables: &T) -> Quiesced<'b> {
+    /// Tables go back to the host, and what was mapped comes out: everybody has forgotten it.
+    pub(crate) fn quiesced<T: IoTables>(self, tables: &T) -> Quiesced<'b> {
         let (table, runs) = (self.table, self.runs);
         Quiesced { runs, returned: table.give_back(tables, self.into_tables()) }
     }
@@ -134,6 +133,33 @@ impl<'t, 'b, F: IoFormat> Unmapped<'t, 'b, F> {
     /// The tables alone, to be given back when they are flushed.
     pub(crate) fn into_tables(self) -> Removed<F> {
         Removed { tree: self.tree, detached: self.detached }
+    }
+}
+
+impl<'b, F: IoFormat> Unmapped<'_, 'b, F> {
+    /// Says that every IOMMU and every device that could have kept a translation of the range has
+    /// forgotten it. Tables that were taken out go back to the host, and what was mapped may be released.
+    ///
+    /// What was unmapped in a [`Domain`](crate::Domain) goes by
+    /// [`Domain::finish`](crate::Domain::finish), which asks them:
+    ///
+    /// ```compile_fail,E0599
+    /// # use pinfold::{iopt::{IoPageTable, UnmappedRun}, Domain, IovaRange};
+    /// # use pinfold_arch::Vtd; use pinfold_sim::TableMemory;
+    /// # let memory = TableMemory::new(1 << 20);
+    /// # let table = IoPageTable::new(Vtd::new(4, 46).unwrap(), &memory).unwrap();
+    /// # let mut runs = heapless::Vec::<UnmappedRun, 512>::new();
+    /// # let range = IovaRange::new(pinfold_arch::Iova::new(0), 0x1000).unwrap();
+    /// let domain: Domain<'_, Vtd> = Domain::new(table);
+    /// let mut unmap = domain.table().unmap(&memory, range).unwrap();
+    /// let unmapped = unmap.step(&memory, &mut runs).unwrap().unwrap();
+    /// unmapped.flushed(&memory); // says who?
+    /// ```
+    ///
+    /// # Context
+    /// Any, but for [`Wait::pause`](crate::host::Wait::pause).
+    pub fn flushed<T: IoTables>(self, tables: &T) -> Quiesced<'b> {
+        self.quiesced(tables)
     }
 }
 
@@ -145,7 +171,7 @@ pub(crate) struct Removed<F> {
     detached: Detached,
 }
 
-impl<F: IoFormat> IoPageTable<F> {
+impl<F: IoFormat, O> IoPageTable<F, O> {
     /// Gives back tables that everybody has forgotten.
     pub(crate) fn give_back<T: IoTables>(
         &self,

@@ -52,7 +52,7 @@ const fn letters(access: Access) -> &'static str {
     }
 }
 
-impl<F: IoFormat> IoPageTable<F> {
+impl<F: IoFormat, O> IoPageTable<F, O> {
     /// Shows every entry for a range that says something, tables before what is in them, in order of
     /// addresses, until `each` says stop.
     ///

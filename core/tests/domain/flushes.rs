@@ -67,7 +67,8 @@ fn nobody_reaches_what_was_unmapped_unless_somebody_was_not_told() {
     }
 }
 
-/// The caller's word is all that [`Unmapped::flushed`](pinfold::iopt::Unmapped::flushed) goes by.
+/// The caller's word is all that [`Unmapped::flushed`](pinfold::iopt::Unmapped::flushed) goes by; so a domain's
+/// tables take nobody's.
 #[test]
 fn a_flush_by_the_callers_word_alone_leaves_the_page_in_reach() {
     let (memory, journal) = (TableMemory::new(1 << 20), Journal::new());
@@ -78,7 +79,8 @@ fn a_flush_by_the_callers_word_alone_leaves_the_page_in_reach() {
     domain.map(&memory, iova(0), [run(0, 0x1000)], RW, NONE).unwrap();
     iommu.access(iova(0), true).unwrap();
     let mut runs = Runs::new();
-    let mut unmap = domain.table().unmap(&memory, range(0, 0x1000)).unwrap();
+    let table = past(&domain, &memory);
+    let mut unmap = table.unmap(&memory, range(0, 0x1000)).unwrap();
     unmap.step(&memory, &mut runs).unwrap().unwrap().flushed(&memory);
     assert_eq!(iommu.access(iova(0), true), Ok(PhysAddr::new(MEMORY)));
 }
@@ -178,7 +180,7 @@ fn what_is_mapped_after_it_was_looked_for_is_found() {
             assert_eq!(answers(&hardware, &devices, iova(0)), [blocked(iova(0)); 4]);
             // Past the domain, nobody hears of it.
             let page = [run(0, 0x1000)];
-            domain.table().map(&memory, iova(0), page, RW, NONE).unwrap();
+            past(&domain, &memory).map(&memory, iova(0), page, RW, NONE).unwrap();
             assert_eq!(answers(&hardware, &devices, iova(0)), [blocked(iova(0)); 4]);
             unmap(&domain, &memory, range(0, 0x1000));
             assert_eq!(answers(&hardware, &devices, iova(0)), [blocked(iova(0)); 4]);
@@ -218,7 +220,8 @@ fn nobody_walks_into_a_table_that_was_given_back() {
             _ => {
                 // Flushed as if only leaves had changed, and given back by the caller's word.
                 let mut runs = Runs::new();
-                let mut unmap = domain.table().unmap(&memory, range(0, HUGE)).unwrap();
+                let table = past(&domain, &memory);
+                let mut unmap = table.unmap(&memory, range(0, HUGE)).unwrap();
                 let unmapped = unmap.step(&memory, &mut runs).unwrap().unwrap();
                 assert_eq!(unmapped.kept(), Kept::Tables);
                 domain.flush(unmapped.range(), Kept::Leaves).unwrap();
@@ -256,7 +259,7 @@ fn a_mark_that_was_taken_is_set_by_the_next_write() {
         assert_eq!(domain.take_dirty(&memory, range, |_| {}), Ok(0));
     }
     iommu.access(iova(0x1000), true).unwrap();
-    assert_eq!(domain.table().take_dirty(&memory, range, |_| {}).unwrap().dirty, 0x1000);
+    assert_eq!(past(&domain, &memory).start_tracking(&memory).unwrap().dirty, 0x1000);
     iommu.access(iova(0x1000), true).unwrap();
     assert_eq!(domain.take_dirty(&memory, range, |_| {}), Ok(0), "unseen without a flush");
 }

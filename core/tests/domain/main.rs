@@ -79,6 +79,11 @@ fn made(memory: &TableMemory) -> Domain<'static, Vtd> {
     Domain::new(IoPageTable::new(format(), memory).unwrap())
 }
 
+/// The same tables for somebody who does not go by the domain.
+fn past(domain: &Domain<'_, Vtd>, memory: &TableMemory) -> IoPageTable<Vtd> {
+    IoPageTable::open(format(), memory, domain.table().root().base).unwrap()
+}
+
 /// Everybody's answer for an address.
 fn answers(
     hardware: &Hardware<'_>,

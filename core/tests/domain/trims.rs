@@ -134,7 +134,7 @@ fn what_was_written_to_is_not_given_back() {
         let tables = tables_of(&domain, &memory);
         assert_eq!((tables.len(), memory.used()), (4, 5));
         let vandal = Vandal(&memory, tables[3]);
-        let table = IoPageTable::open(format(), &memory, domain.table().root().base).unwrap();
+        let table = past(&domain, &memory);
         let mut domain: Domain<'_, Vtd> = Domain::new(table);
         domain.attach_iommu(&vandal).unwrap();
         let error = if trims {

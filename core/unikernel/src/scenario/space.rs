@@ -1,7 +1,7 @@
 //! One set of tables with the device behind it.
 
 use pinfold::domain::TlbId;
-use pinfold::iopt::{IoPageTable, IoRun, IoptError, Quiesced, Unmapped, UnmappedRun};
+use pinfold::iopt::{IoPageTable, IoRun, IoptError, OfDomain, Quiesced, Unmapped, UnmappedRun};
 use pinfold::{Domain, DomainError, IovaRange};
 use pinfold_arch::{Access, IoFlags, IoFormat, Iova};
 
@@ -144,7 +144,7 @@ impl<'s, 'm, 'c, U: Iommu> Space<'s, 'm, 'c, U> {
 fn finish<'b, F: IoFormat>(
     domain: &Domain<'_, F>,
     memory: &Memory,
-    unmapped: Unmapped<'_, 'b, F>,
+    unmapped: Unmapped<'_, 'b, F, OfDomain>,
 ) -> Quiesced<'b> {
     domain.finish(memory, unmapped).unwrap_or_else(|unflushed| panic!("{}", unflushed.error()))
 }
