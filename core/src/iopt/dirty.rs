@@ -257,7 +257,7 @@ fn read<F: IoFormat, T: IoTables>(
                 break;
             }
             let clean = IoLeaf { flags: now.flags.difference(IoFlags::DIRTY), ..now };
-            let clean = Leaves::new(&format, table, at, clean)?.encode(entry)?;
+            let clean = Leaves::new(&format, table, at, clean).encode(entry)?;
             let new = entry::in_memory(&format, clean);
             // AcqRel: the mark comes with the writes that it stands for.
             let (done, seen) = (Ordering::AcqRel, Ordering::Relaxed);

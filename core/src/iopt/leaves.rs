@@ -31,6 +31,8 @@ pub(super) struct Pages {
     /// The entry of the page at address 0, and the bits that another address adds in its own place.
     zero: Result<u64, EncodeError>,
     address: u64,
+    /// The entry that says nothing.
+    absent: Result<u64, EncodeError>,
 }
 
 impl Pages {
@@ -42,7 +44,8 @@ impl Pages {
         }
         let leaf = grant.leaf(PhysAddr::new(0), table.shift);
         let zero = format.encode(&table, 0, IoEntry::Leaf(leaf));
-        Self { table, grant, zero, address: format.address_bits(&table) }
+        let absent = format.encode(&table, 0, IoEntry::Absent);
+        Self { table, grant, zero, address: format.address_bits(&table), absent }
     }
 
     /// The entry of the page at an address.
@@ -60,6 +63,19 @@ impl Pages {
     fn known(&self, addr: PhysAddr) -> Option<u64> {
         let zero = self.zero.ok().filter(|_| addr.raw() & !self.address == 0)?;
         Some(zero | addr.raw())
+    }
+
+    /// The entry that says nothing in a table.
+    pub(super) fn absent<F: IoFormat>(
+        &self,
+        format: &F,
+        table: &IoTable,
+        at: Iova,
+    ) -> Result<u64, IoptError> {
+        match self.absent {
+            Ok(absent) if table.shift == self.table.shift => Ok(absent),
+            _ => entry::absent(format, table, at),
+        }
     }
 
     /// The entry of a leaf, if that is such a page.
@@ -86,20 +102,12 @@ pub(super) struct Leaves<'t, F> {
     leaf: IoLeaf,
     /// The value of the first, if it is known already.
     pub(super) start: Option<u64>,
-    /// What an entry without a meaning is.
-    absent: u64,
 }
 
 impl<'t, F: IoFormat> Leaves<'t, F> {
-    pub(super) fn new(
-        format: &'t F,
-        table: &'t IoTable,
-        at: u64,
-        leaf: IoLeaf,
-    ) -> Result<Self, IoptError> {
-        let absent = entry::absent(format, table, Iova::new(at))?;
+    pub(super) fn new(format: &'t F, table: &'t IoTable, at: u64, leaf: IoLeaf) -> Self {
         let first = table.index(Iova::new(at));
-        Ok(Self { format, table, at, first, leaf, start: None, absent })
+        Self { format, table, at, first, leaf, start: None }
     }
 
     pub(super) fn iova(&self, entry: u64) -> Iova {
@@ -132,7 +140,14 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
             1 => leaf.shift.bytes(),
             _ => self.encode(1)?.wrapping_sub(first),
         };
-        Ok(Some(Series { first, within, shift: table.shift }))
+        Ok(Some(Series { first, within }))
+    }
+
+    /// The first entry of a leaf of a series, by the number of that entry: what an entry maps is from one leaf
+    /// to the next for each of its entries.
+    #[inline]
+    const fn leaf_of(&self, series: Series, entry: u64) -> u64 {
+        series.first.wrapping_add(entry << self.table.shift.raw())
     }
 
     /// Writes leaves into words that have no meaning yet.
@@ -158,7 +173,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
             }
             Some(series) => {
                 for (entry, group) in (0..).step_by(per_leaf).zip(words.chunks_exact(per_leaf)) {
-                    store_all(group, series.leaf(entry), series.within, in_memory);
+                    store_all(group, self.leaf_of(series, entry), series.within, in_memory);
                 }
             }
             None => self.store_each(words, 0, in_memory)?,
@@ -185,59 +200,48 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
     pub(super) fn write(
         &self,
         words: &[Word],
+        absent: u64,
         done: &mut u64,
     ) -> Result<Option<(u64, IoEntry)>, IoptError> {
         if self.format.big_endian() {
-            self.write_as(words, done, u64::to_be)
+            self.write_as((words, absent.to_be()), done, u64::to_be)
         } else {
-            self.write_as(words, done, u64::to_le)
+            self.write_as((words, absent.to_le()), done, u64::to_le)
         }
     }
 
     #[inline(always)]
     fn write_as(
         &self,
-        words: &[Word],
+        (words, absent): (&[Word], u64),
         done: &mut u64,
         in_memory: impl Fn(u64) -> u64 + Copy,
     ) -> Result<Option<(u64, IoEntry)>, IoptError> {
         let per_leaf = index(self.leaf.entries(self.table));
-        match self.series(words.len())? {
-            Some(series) if per_leaf == 1 => self.lines(words, series, done, in_memory),
-            series => self.groups(words, per_leaf, series, done, in_memory),
-        }
-    }
-
-    /// The same line by line: to look at eight words at once is as good as free.
-    #[inline(always)]
-    fn lines(
-        &self,
-        words: &[Word],
-        series: Series,
-        done: &mut u64,
-        in_memory: impl Fn(u64) -> u64 + Copy,
-    ) -> Result<Option<(u64, IoEntry)>, IoptError> {
-        let absent = in_memory(self.absent);
-        let first = index(u64::from(self.first).wrapping_neg()) % LINE;
-        let (front, rest) = words.split_at(first.min(words.len()));
-        let (lines, behind) = rest.as_chunks::<{ LINE }>();
-        if !front.is_empty()
-            && let Some(met) = self.groups(front, 1, Some(series), done, in_memory)?
-        {
-            return Ok(Some(met));
-        }
-        for line in lines {
-            if all_are(line, absent) {
-                store_all(line, series.leaf(*done), series.within, in_memory);
-                *done += line.len() as u64;
-            } else if let Some(met) = self.groups(line, 1, Some(series), done, in_memory)? {
-                return Ok(Some(met));
+        let Some(series) = self.series(words.len())? else {
+            return self.groups((words, absent), per_leaf, None, done, in_memory);
+        };
+        let mut left = words;
+        loop {
+            let first = self.leaf_of(series, *done);
+            let stored = if per_leaf == 1 {
+                store_lines((left, absent), (first, series.within), in_memory)
+            } else {
+                let leap = (per_leaf as u64) << self.table.shift.raw();
+                store_groups((left, absent), per_leaf, (first, series.within, leap), in_memory)
+            };
+            *done += stored as u64;
+            left = left.get(stored..).unwrap_or_default();
+            if left.is_empty() {
+                return Ok(None);
             }
-        }
-        if behind.is_empty() {
-            Ok(None)
-        } else {
-            self.groups(behind, 1, Some(series), done, in_memory)
+            // Something stands in what comes next, or it is no whole line.
+            let (next, rest) = left.split_at(per_leaf.max(LINE).min(left.len()));
+            let met = self.groups((next, absent), per_leaf, Some(series), done, in_memory)?;
+            if met.is_some() {
+                return Ok(met);
+            }
+            left = rest;
         }
     }
 
@@ -245,13 +249,12 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
     #[inline(never)]
     fn groups(
         &self,
-        words: &[Word],
+        (words, absent): (&[Word], u64),
         per_leaf: usize,
         series: Option<Series>,
         done: &mut u64,
         in_memory: impl Fn(u64) -> u64 + Copy,
     ) -> Result<Option<(u64, IoEntry)>, IoptError> {
-        let absent = in_memory(self.absent);
         for group in words.chunks_exact(per_leaf) {
             // A leaf that takes several entries is there with all of them or not at all.
             if !all_are(group, absent)
@@ -261,7 +264,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
             }
             match series {
                 Some(series) => {
-                    let raw = series.leaf(*done);
+                    let raw = self.leaf_of(series, *done);
                     store_all(group, raw, series.within, in_memory);
                 }
                 None => self.store_each(group, *done, in_memory)?,
@@ -289,14 +292,54 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
 /// Whether words all have a value.
 #[inline(always)]
 fn all_are(words: &[Word], raw: u64) -> bool {
-    let differs = |any, word: &Word| any | word.load(Ordering::Relaxed) ^ raw;
+    let is = |word: &Word| word.load(Ordering::Relaxed) == raw;
     let (lines, rest) = words.as_chunks::<{ LINE }>();
-    lines.iter().all(|line| line.iter().fold(0, differs) == 0) && rest.iter().fold(0, differs) == 0
+    lines.iter().all(|line| line.iter().all(is)) && rest.iter().all(is)
 }
 
-/// Writes consecutive values into words.
+/// Writes consecutive values into lines of words, up to the first line in which something stands; says into
+/// how many words. A function of its own has everything that it needs in registers.
+#[inline(never)]
+fn store_lines(
+    (words, absent): (&[Word], u64),
+    (first, step): (u64, u64),
+    in_memory: impl Fn(u64) -> u64 + Copy,
+) -> usize {
+    let (mut raw, mut stored) = (first, 0);
+    for line in words.as_chunks::<{ LINE }>().0 {
+        if !all_are(line, absent) {
+            break;
+        }
+        raw = store_all(line, raw, step, in_memory);
+        stored += LINE;
+    }
+    stored
+}
+
+/// The same for leaves of several entries. From a leaf to the next it is a leap.
+#[inline(never)]
+fn store_groups(
+    (words, absent): (&[Word], u64),
+    per_leaf: usize,
+    (first, step, leap): (u64, u64, u64),
+    in_memory: impl Fn(u64) -> u64 + Copy,
+) -> usize {
+    let (mut raw, mut stored) = (first, 0);
+    for group in words.chunks_exact(per_leaf) {
+        // It is there with all of them or not at all.
+        if !all_are(group, absent) {
+            break;
+        }
+        store_all(group, raw, step, in_memory);
+        raw = raw.wrapping_add(leap);
+        stored += per_leaf;
+    }
+    stored
+}
+
+/// Writes consecutive values into words; what would come next.
 #[inline(always)]
-fn store_all(words: &[Word], first: u64, step: u64, in_memory: impl Fn(u64) -> u64) {
+fn store_all(words: &[Word], first: u64, step: u64, in_memory: impl Fn(u64) -> u64) -> u64 {
     let mut raw = first;
     let mut store = |word: &Word| {
         // Release: the IOMMU finds memory that was there before its entry.
@@ -308,6 +351,7 @@ fn store_all(words: &[Word], first: u64, step: u64, in_memory: impl Fn(u64) -> u
         line.iter().for_each(&mut store);
     }
     rest.iter().for_each(store);
+    raw
 }
 
 /// Values that follow from one another.
@@ -317,14 +361,4 @@ struct Series {
     first: u64,
     /// From one entry of a leaf to the next.
     within: u64,
-    /// What an entry maps: so much is from one leaf to the next for each of its entries.
-    shift: PageShift,
-}
-
-impl Series {
-    /// The first entry of a leaf, by the number of that entry.
-    #[inline]
-    const fn leaf(self, entry: u64) -> u64 {
-        self.first.wrapping_add(entry << self.shift.raw())
-    }
 }

@@ -233,10 +233,11 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         let per_leaf = leaf.entries(table);
         let entries = (bytes >> table.shift.raw()).min(self.budget.most().max(per_leaf));
         let words = level.view.words_from(place, index(entries / per_leaf * per_leaf));
-        let mut leaves = Leaves::new(&self.cursor.format, table, self.at, leaf)?;
+        let mut leaves = Leaves::new(&self.cursor.format, table, self.at, leaf);
         leaves.start = self.pages.of(table, leaf);
+        let absent = self.pages.absent(&self.cursor.format, table, Iova::new(self.at))?;
         let mut done = 0;
-        let met = leaves.write(words, &mut done).map(|met| match met {
+        let met = leaves.write(words, absent, &mut done).map(|met| match met {
             None => Met::Nothing,
             Some((entry, IoEntry::Leaf(leaf))) => Met::Leaf(leaf, leaves.iova(entry).raw()),
             Some(_) => Met::Table,
@@ -282,7 +283,7 @@ impl<'m, F: IoFormat, T: IoTables> Writer<'m, F, T> {
         };
         let leaf = self.pages.grant.leaf(run.addr, size);
         let mut fill = |table: &IoTable, view: &TableView<'_>| {
-            Leaves::new(&format, table, at, leaf)?.fill(view.words_from(0, view.len()))
+            Leaves::new(&format, table, at, leaf).fill(view.words_from(0, view.len()))
         };
         let made = tree::make(&mut self.cursor, self.live, at, IoEntry::Absent, Some(&mut fill));
         match made? {

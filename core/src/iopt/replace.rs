@@ -199,7 +199,7 @@ impl<'t, F: IoFormat, R: Iterator<Item: Borrow<IoRun>>, O> Replace<'t, F, R, O> 
         let (at, format, level) = (writer.at, writer.cursor.format, writer.cursor.level);
         let table = &level.table;
         let new = self.pages.grant.leaf(self.run.addr, old.shift);
-        let leaves = Leaves::new(&format, table, at, new)?;
+        let leaves = Leaves::new(&format, table, at, new);
         let (place, entries) = (level.place(at), index(old.entries(table)));
         let writable = old.access.contains(Access::WRITE);
         let mut dirty = writable && !self.table.is_tracking();

@@ -88,7 +88,7 @@ pub(super) fn divide<F: IoFormat, T: IoTables>(
         let IoEntry::Leaf(leaf) = cursor.find(first)? else { break };
         let mut fill = |table: &IoTable, view: &TableView<'_>| {
             let piece = IoLeaf { shift: table.shift, ..leaf };
-            Leaves::new(&format, table, first, piece)?.fill(view.words_from(0, view.len()))
+            Leaves::new(&format, table, first, piece).fill(view.words_from(0, view.len()))
         };
         let expected = IoEntry::Leaf(leaf);
         if tree::make(cursor, live, first, expected, Some(&mut fill))? {
