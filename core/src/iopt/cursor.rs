@@ -118,7 +118,7 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
     /// Goes to the lowest table on the way to an address, and says what its entry says: never a table.
     #[inline(always)]
     pub(super) fn find(&mut self, at: u64) -> Result<IoEntry, IoptError> {
-        while !self.level.maps(at) && self.leave().is_some() {}
+        while !self.level.maps(at) && self.leave() {}
         loop {
             match entry(&self.format, &self.level.table, &self.level.view, Iova::new(at))? {
                 IoEntry::Table(next, _) => self.enter(next, at)?,
@@ -147,15 +147,19 @@ impl<'m, F: IoFormat, T: IoTables> Cursor<'m, F, T> {
 }
 
 impl<'m, F, T: IoTables> Cursor<'m, F, T> {
-    /// Leaves the lowest table, if it is not the top one, and says which it was and its level, counted from
-    /// the top.
+    /// Leaves the lowest table, if it is not the top one.
     #[inline]
-    pub(super) fn leave(&mut self) -> Option<(Level<'m>, usize)> {
-        let above = self.above.pop()?;
+    pub(super) fn leave(&mut self) -> bool {
+        let Some(&(level, changed)) = self.above.last() else { return false };
         self.changed.say(self.tables, &self.level.table);
-        let left = self.level;
-        (self.level, self.changed) = above;
-        Some((left, self.above.len() + 1))
+        (self.level, self.changed) = (level, changed);
+        self.above.pop();
+        true
+    }
+
+    /// The level of the lowest table, counted from the top.
+    pub(super) fn depth(&self) -> usize {
+        self.above.len()
     }
 
     /// Entries of the lowest table were written.

@@ -249,7 +249,10 @@ impl<'m, F: IoFormat, T: IoTables> Taker<'m, F, T> {
 
     /// Leaves the lowest table, and takes it out of the one above if the range covers all that it can map.
     fn detach(&mut self) {
-        let Some((below, depth)) = self.cursor.leave() else { return };
+        let (below, depth) = (self.cursor.level, self.cursor.depth());
+        if !self.cursor.leave() {
+            return;
+        }
         let above = self.cursor.level;
         let (start, last) = (Iova::new(below.start), Iova::new(below.last));
         if !self.detaches || !self.range.covers(start, last) {
