@@ -153,3 +153,53 @@ fn ranges_are_made_of_pages_that_there_are() {
         assert_eq!(table.split(&memory, range(start, bytes)), error);
     }
 }
+
+/// Entries that say nothing may still hold something, as hardware and other programs leave it there.
+#[test]
+fn what_says_nothing_in_other_words_is_mapped_over() {
+    const PAGES: u64 = 64;
+    for format in crate::formats() {
+        for askew in [0, 1] {
+            let memory = TableMemory::new(1 << 20);
+            let table = IoPageTable::new(format, &memory).unwrap();
+            let page = format.base().bytes();
+            let start = Iova::new(PAGES * page);
+            let map = |pages: u64| {
+                let run =
+                    IoRun { addr: PhysAddr::new((PAGES + askew) * page), bytes: pages * page };
+                table.map(&memory, start, [run], RW, IoFlags::empty()).unwrap();
+            };
+            let unmap = |pages: u64| {
+                let mut runs = heapless::Vec::<UnmappedRun, 64>::new();
+                let mut unmap = table.unmap(&memory, range(start.raw(), pages * page)).unwrap();
+                let unmapped = unmap.step(&memory, &mut runs).unwrap().unwrap();
+                let bytes = unmapped.bytes();
+                unmapped.flushed(&memory);
+                bytes
+            };
+            map(1);
+            let mut lowest = table.root();
+            let down = |visited: &Visited| {
+                lowest = visited.table;
+                Flow::Continue
+            };
+            table.visit(&memory, range(start.raw(), page), down).unwrap();
+            unmap(1);
+            let view = memory.table(lowest.base, lowest.entries() as usize).unwrap();
+            let first = lowest.index(start) as usize;
+            for entry in [0, 3, 20, 63] {
+                let note =
+                    if format.big_endian() { 0x10_0000_u64.to_be() } else { 0x10_0000_u64.to_le() };
+                view.store(first + entry, view.load(first + entry).unwrap() | note);
+            }
+            map(PAGES);
+            for number in 0..PAGES {
+                let at = Iova::new(start.raw() + number * page);
+                let found = table.translate(&memory, at).unwrap().map(|found| found.addr);
+                let addr = PhysAddr::new((PAGES + askew + number) * page);
+                assert_eq!(found, Some(addr), "{format:?} {number}");
+            }
+            assert_eq!(unmap(PAGES), PAGES * page);
+        }
+    }
+}
