@@ -75,7 +75,13 @@ impl Zpci {
 
 /// The type of a region or segment table, in its entries and in the anchor.
 const fn type_of(shift: u8) -> u64 {
-    ((shift.saturating_sub(SEGMENT) / INDEX_BITS) as u64) << TYPE_PLACE
+    let number = match shift {
+        ..31 => 0,
+        31..42 => 1,
+        42..53 => 2,
+        _ => 3,
+    };
+    number << TYPE_PLACE
 }
 
 /// What an entry of the next table maps, after one that maps `shift`.

@@ -204,31 +204,32 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         done: &mut u64,
     ) -> Result<Option<(u64, IoEntry)>, IoptError> {
         if self.format.big_endian() {
-            self.write_as((words, absent.to_be()), done, u64::to_be)
+            self.write_as(words, absent.to_be(), done, u64::to_be)
         } else {
-            self.write_as((words, absent.to_le()), done, u64::to_le)
+            self.write_as(words, absent.to_le(), done, u64::to_le)
         }
     }
 
     #[inline(always)]
     fn write_as(
         &self,
-        (words, absent): (&[Word], u64),
+        words: &[Word],
+        absent: u64,
         done: &mut u64,
         in_memory: impl Fn(u64) -> u64 + Copy,
     ) -> Result<Option<(u64, IoEntry)>, IoptError> {
         let per_leaf = index(self.leaf.entries(self.table));
         let Some(series) = self.series(words.len())? else {
-            return self.groups((words, absent), per_leaf, None, done, in_memory);
+            return self.groups(words, absent, per_leaf, None, done, in_memory);
         };
         let mut left = words;
         loop {
             let first = self.leaf_of(series, *done);
             let stored = if per_leaf == 1 {
-                store_lines((left, absent), (first, series.within), in_memory)
+                store_lines(left, absent, (first, series.within), in_memory)
             } else {
                 let leap = (per_leaf as u64) << self.table.shift.raw();
-                store_groups((left, absent), per_leaf, (first, series.within, leap), in_memory)
+                store_groups(left, absent, per_leaf, (first, series.within, leap), in_memory)
             };
             *done += stored as u64;
             left = left.get(stored..).unwrap_or_default();
@@ -237,7 +238,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
             }
             // Something stands in what comes next, or it is no whole line.
             let (next, rest) = left.split_at(per_leaf.max(LINE).min(left.len()));
-            let met = self.groups((next, absent), per_leaf, Some(series), done, in_memory)?;
+            let met = self.groups(next, absent, per_leaf, Some(series), done, in_memory)?;
             if met.is_some() {
                 return Ok(met);
             }
@@ -249,7 +250,8 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
     #[inline(never)]
     fn groups(
         &self,
-        (words, absent): (&[Word], u64),
+        words: &[Word],
+        absent: u64,
         per_leaf: usize,
         series: Option<Series>,
         done: &mut u64,
@@ -301,7 +303,8 @@ fn all_are(words: &[Word], raw: u64) -> bool {
 /// how many words. A function of its own has everything that it needs in registers.
 #[inline(never)]
 fn store_lines(
-    (words, absent): (&[Word], u64),
+    words: &[Word],
+    absent: u64,
     (first, step): (u64, u64),
     in_memory: impl Fn(u64) -> u64 + Copy,
 ) -> usize {
@@ -319,7 +322,8 @@ fn store_lines(
 /// The same for leaves of several entries. From a leaf to the next it is a leap.
 #[inline(never)]
 fn store_groups(
-    (words, absent): (&[Word], u64),
+    words: &[Word],
+    absent: u64,
     per_leaf: usize,
     (first, step, leap): (u64, u64, u64),
     in_memory: impl Fn(u64) -> u64 + Copy,
