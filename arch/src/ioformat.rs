@@ -34,7 +34,7 @@ impl IoTable {
     /// How many entries it has.
     #[must_use]
     pub const fn entries(&self) -> u32 {
-        1_u32.wrapping_shl(self.bits as u32)
+        1 << if self.bits < 31 { self.bits } else { 31 }
     }
 
     /// The index of `iova` in this table.

@@ -2,8 +2,8 @@
 
 use pinfold_arch::ioformat::MAX_IO_LEVELS;
 use pinfold_arch::{
-    Access, AmdVi, AnyIoFormat, Granule, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, LeafSizes,
-    PageShift, PhysAddr, Smmu, Tce, Vtd, Zpci,
+    Access, AmdVi, AnyIoFormat, Granule, IoEntry, IoFlags, IoFormat, IoLeaf, IoTable, Iova,
+    LeafSizes, PageShift, PhysAddr, Smmu, Tce, Vtd, Zpci,
 };
 use proptest::prelude::*;
 
@@ -266,5 +266,16 @@ fn every_format_reaches_its_base_page_in_few_levels() {
         assert!(format.last().raw().checked_shr(reach).unwrap_or(0) == 0, "{format:?}");
         let sizes = format.leaf_sizes(&tables[tables.len() - 1]);
         assert!(sizes.contains(format.base()), "{format:?}");
+    }
+}
+
+/// No number of bits makes a table that is smaller than one of fewer.
+#[test]
+fn a_table_that_no_format_has_is_as_large_as_one_can_be() {
+    for bits in 0..=u8::MAX {
+        let table = IoTable { base: PhysAddr::new(0), shift: PageShift::SIZE_4K, bits };
+        assert_eq!(table.entries(), 1 << bits.min(31));
+        assert_eq!(table.bytes(), u64::from(table.entries()) * 8);
+        assert_eq!(table.index(Iova::new(u64::MAX)), table.entries() - 1);
     }
 }

@@ -196,7 +196,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
     }
 
     /// Writes leaves into words where nothing is mapped, and counts the words; what it met, if it did not
-    /// come to the end.
+    /// come to the end. `absent` is what stands in most of them, in host byte order.
     pub(super) fn write(
         &self,
         words: &[Word],
@@ -222,14 +222,18 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
         let Some(series) = self.series(words.len())? else {
             return self.groups(words, absent, per_leaf, None, done, in_memory);
         };
+        // What is looked at before anything of it is written: a leaf, or as many small ones as fill a line.
+        let piece = if per_leaf == 1 { LINE } else { per_leaf };
         let mut left = words;
         loop {
             let first = self.leaf_of(series, *done);
+            let leap = (piece as u64) << self.table.shift.raw();
+            let values = (first, series.within, leap);
             let stored = if per_leaf == 1 {
-                store_lines(left, absent, (first, series.within), in_memory)
+                let lines = left.as_chunks::<{ LINE }>().0.iter().map(<[_; LINE]>::as_slice);
+                store_free(lines, absent, values, in_memory)
             } else {
-                let leap = (per_leaf as u64) << self.table.shift.raw();
-                store_groups(left, absent, per_leaf, (first, series.within, leap), in_memory)
+                store_free(left.chunks_exact(per_leaf), absent, values, in_memory)
             };
             *done += stored as u64;
             left = left.get(stored..).unwrap_or_default();
@@ -237,7 +241,7 @@ impl<'t, F: IoFormat> Leaves<'t, F> {
                 return Ok(None);
             }
             // Something stands in what comes next, or it is no whole line.
-            let (next, rest) = left.split_at(per_leaf.max(LINE).min(left.len()));
+            let (next, rest) = left.split_at(piece.min(left.len()));
             let met = self.groups(next, absent, per_leaf, Some(series), done, in_memory)?;
             if met.is_some() {
                 return Ok(met);
@@ -299,51 +303,30 @@ fn all_are(words: &[Word], raw: u64) -> bool {
     lines.iter().all(|line| line.iter().all(is)) && rest.iter().all(is)
 }
 
-/// Writes consecutive values into lines of words, up to the first line in which something stands; says into
-/// how many words. A function of its own has everything that it needs in registers.
+/// Writes values into pieces of words, up to the first piece in which something stands: it is written whole or
+/// not at all. Says how many words. A function of its own has everything that it needs in registers.
 #[inline(never)]
-fn store_lines(
-    words: &[Word],
+fn store_free<'w>(
+    pieces: impl Iterator<Item = &'w [Word]>,
     absent: u64,
-    (first, step): (u64, u64),
-    in_memory: impl Fn(u64) -> u64 + Copy,
-) -> usize {
-    let (mut raw, mut stored) = (first, 0);
-    for line in words.as_chunks::<{ LINE }>().0 {
-        if !all_are(line, absent) {
-            break;
-        }
-        raw = store_all(line, raw, step, in_memory);
-        stored += LINE;
-    }
-    stored
-}
-
-/// The same for leaves of several entries. From a leaf to the next it is a leap.
-#[inline(never)]
-fn store_groups(
-    words: &[Word],
-    absent: u64,
-    per_leaf: usize,
     (first, step, leap): (u64, u64, u64),
     in_memory: impl Fn(u64) -> u64 + Copy,
 ) -> usize {
     let (mut raw, mut stored) = (first, 0);
-    for group in words.chunks_exact(per_leaf) {
-        // It is there with all of them or not at all.
-        if !all_are(group, absent) {
+    for piece in pieces {
+        if !all_are(piece, absent) {
             break;
         }
-        store_all(group, raw, step, in_memory);
+        store_all(piece, raw, step, in_memory);
         raw = raw.wrapping_add(leap);
-        stored += per_leaf;
+        stored += piece.len();
     }
     stored
 }
 
-/// Writes consecutive values into words; what would come next.
+/// Writes consecutive values into words.
 #[inline(always)]
-fn store_all(words: &[Word], first: u64, step: u64, in_memory: impl Fn(u64) -> u64) -> u64 {
+fn store_all(words: &[Word], first: u64, step: u64, in_memory: impl Fn(u64) -> u64) {
     let mut raw = first;
     let mut store = |word: &Word| {
         // Release: the IOMMU finds memory that was there before its entry.
@@ -355,7 +338,6 @@ fn store_all(words: &[Word], first: u64, step: u64, in_memory: impl Fn(u64) -> u
         line.iter().for_each(&mut store);
     }
     rest.iter().for_each(store);
-    raw
 }
 
 /// Values that follow from one another.
